@@ -1,0 +1,116 @@
+"""What the Docker engine of a host says about our containers, read through its command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LABEL_NAME = "inference-service.name"
+LABEL_RELEASE = "inference-service.release"
+LABEL_COLOUR = "inference-service.colour"
+LABEL_INSTANCE = "inference-service.instance"
+LABEL_BUNDLE_VERSION = "inference-service.bundle-version"
+LABEL_COMPOSE_PROJECT = "com.docker.compose.project"
+
+
+class DockerError(Exception):
+    """The docker command failed; the message is its own last words."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One container of the service, running or not."""
+
+    id: str
+    name: str
+    project: str
+    release: str
+    colour: str
+    index: str
+    bundle_version: str
+    image_id: str
+    state: str
+    health: str
+    exit_code: int
+    restarts: int
+    address: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the container runs and its own health check agrees."""
+        return self.state == "running" and self.health in ("healthy", "none")
+
+
+def run_docker(arguments: list[str], timeout: float = 120) -> str:
+    """Run ``docker ARGUMENTS`` and return what it printed; raise DockerError when it fails."""
+    try:
+        done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+    except FileNotFoundError as error:
+        raise DockerError("there is no docker command on this host") from error
+    except subprocess.TimeoutExpired as error:
+        raise DockerError(f"docker {arguments[0]} gave no answer in {timeout:.0f} s") from error
+    if done.returncode != 0:
+        raise DockerError(done.stderr.strip() or done.stdout.strip() or f"exit {done.returncode}")
+    return done.stdout
+
+
+def parse_instance(inspected: dict[str, Any]) -> Instance:
+    """Turn one object of ``docker inspect`` into an Instance."""
+    labels = inspected["Config"].get("Labels") or {}
+    state = inspected["State"]
+    networks = inspected.get("NetworkSettings", {}).get("Networks") or {}
+    addresses = [network.get("IPAddress", "") for network in networks.values()]
+    return Instance(
+        id=inspected["Id"][:12],
+        name=inspected["Name"].lstrip("/"),
+        project=labels.get(LABEL_COMPOSE_PROJECT, ""),
+        release=labels.get(LABEL_RELEASE, ""),
+        colour=labels.get(LABEL_COLOUR, ""),
+        index=labels.get(LABEL_INSTANCE, ""),
+        bundle_version=labels.get(LABEL_BUNDLE_VERSION, ""),
+        image_id=inspected.get("Image", ""),
+        state=state.get("Status", "unknown"),
+        health=(state.get("Health") or {}).get("Status", "none"),
+        exit_code=int(state.get("ExitCode", 0)),
+        restarts=int(inspected.get("RestartCount", 0)),
+        address=next((address for address in addresses if address), ""),
+    )
+
+
+def list_instances(service: str) -> list[Instance]:
+    """Return every instance of the service on this host, stopped ones included, ordered by name."""
+    ids = run_docker(
+        ["ps", "--all", "--quiet", "--filter", f"label={LABEL_NAME}={service}", "--filter", f"label={LABEL_COLOUR}"]
+    ).split()
+    if not ids:
+        return []
+    inspected = json.loads(run_docker(["inspect", "--type", "container", *ids]))
+    return sorted((parse_instance(item) for item in inspected), key=lambda instance: instance.name)
+
+
+def inspect_instance(container: str) -> Instance:
+    """Return one container's present state."""
+    return parse_instance(json.loads(run_docker(["inspect", "--type", "container", container]))[0])
+
+
+def last_log_lines(container: str, lines: int = 15) -> list[str]:
+    """Return the last lines that the container wrote, oldest first; empty when it has no log."""
+    try:
+        done = subprocess.run(
+            ["docker", "logs", "--tail", str(lines), container],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines()

@@ -1,0 +1,94 @@
+"""HAProxy's runtime API: one command per connection to its admin socket."""
+
+from __future__ import annotations
+
+import csv
+import io
+import socket
+import time
+from pathlib import Path
+
+MAP_KEY = "live"
+
+
+class GatewayError(Exception):
+    """The gateway did not answer, or refused a command."""
+
+
+def command(admin_socket: Path, text: str, timeout: float = 5) -> str:
+    """Send one command and return the answer; raise GatewayError when nobody answers on the socket."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            connection.connect(str(admin_socket))
+            connection.sendall(text.encode() + b"\n")
+            chunks = []
+            while chunk := connection.recv(65536):
+                chunks.append(chunk)
+    except OSError as error:
+        raise GatewayError(f"{admin_socket}: {error.strerror or error}") from error
+    return b"".join(chunks).decode(errors="replace").strip()
+
+
+def live_colour(admin_socket: Path, map_path: str) -> str:
+    """Return the colour that the running gateway sends requests to."""
+    answer = command(admin_socket, f"show map {map_path}")
+    for line in answer.splitlines():
+        fields = line.split()
+        if len(fields) == 3 and fields[1] == MAP_KEY:
+            return fields[2]
+    raise GatewayError(f"the gateway's map {map_path} has no entry '{MAP_KEY}': {answer or 'empty answer'}")
+
+
+def set_live_colour(admin_socket: Path, map_path: str, colour: str) -> None:
+    """Make the running gateway send new requests to the colour."""
+    answer = command(admin_socket, f"set map {map_path} {MAP_KEY} {colour}")
+    if answer:
+        raise GatewayError(f"the gateway refused the switch: {answer}")
+
+
+def read_map_file(path: Path) -> str:
+    """Return the colour that the map file names, 'none' when there is no such file."""
+    try:
+        fields = path.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return "none"
+    return fields[1] if len(fields) == 2 and fields[0] == MAP_KEY else "none"
+
+
+def statistics(admin_socket: Path, backend: str) -> list[dict[str, str]]:
+    """Return the rows of ``show stat`` for one backend: its servers, then the row with svname BACKEND."""
+    text = command(admin_socket, "show stat").lstrip("# ")
+    return [row for row in csv.DictReader(io.StringIO(text)) if row.get("pxname") == backend]
+
+
+def servers_down(admin_socket: Path, backend: str, wanted: set[str]) -> dict[str, str]:
+    """Return name and state of the wanted servers that the gateway does not see up."""
+    rows = {row["svname"]: row for row in statistics(admin_socket, backend)}
+    states = {name: rows[name]["status"] if name in rows else "unknown to the gateway" for name in wanted}
+    return {name: state for name, state in states.items() if not state.startswith("UP")}
+
+
+def wait_until_up(admin_socket: Path, backend: str, wanted: set[str], seconds: float) -> dict[str, str]:
+    """Wait until the gateway sees every wanted server up; return those that still are not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            down = servers_down(admin_socket, backend, wanted)
+        except GatewayError as error:
+            # Right after a start or a reload the socket is not there yet.
+            down = dict.fromkeys(wanted, str(error))
+        if not down or time.monotonic() >= deadline:
+            return down
+        time.sleep(0.05)
+
+
+def wait_until_idle(admin_socket: Path, backend: str, seconds: float) -> int:
+    """Wait until no request of the backend is under way; return how many still are."""
+    deadline = time.monotonic() + seconds
+    while True:
+        total = [row for row in statistics(admin_socket, backend) if row["svname"] == "BACKEND"]
+        busy = sum(int(row.get("scur") or 0) + int(row.get("qcur") or 0) for row in total)
+        if busy == 0 or time.monotonic() >= deadline:
+            return busy
+        time.sleep(0.05)

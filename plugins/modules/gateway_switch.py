@@ -1,0 +1,94 @@
+#!/usr/bin/python
+"""Ansible module: send the gateway's new requests to another colour without touching a connection."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.haproxy_runtime import (
+    GatewayError,
+    live_colour,
+    read_map_file,
+    set_live_colour,
+    wait_until_idle,
+    wait_until_up,
+)
+from ansible.module_utils.releases import write_atomically
+
+DOCUMENTATION = r"""
+module: gateway_switch
+short_description: Switch the live colour of the gateway
+description:
+  - Waits until the gateway itself sees the servers of the colour up, writes the map file (what a restart of the gateway
+    reads), sets the running gateway's map, and waits until no request is under way on the colour that was live.
+options:
+  state_dir: {description: The gateway's directory on the host, type: path, required: true}
+  map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
+  colour: {description: The colour to make live; V(none) answers 503, type: str, required: true}
+  servers: {description: Names of the servers that must be up before, type: list, elements: str, default: []}
+  timeout: {description: Seconds to wait for the servers, type: int, default: 15}
+  drain: {description: Seconds to wait for requests of the former colour, type: int, default: 30}
+author: [The maintainers]
+"""
+
+EXAMPLES = r"""
+- name: Switch to green
+  ansible.legacy.gateway_switch:
+    state_dir: /var/lib/cat-breeds-api/gateway
+    map_path: /etc/haproxy/conf/live.map
+    colour: green
+    servers: ["0"]
+"""
+
+RETURN = r"""
+previous: {description: The colour that was live, returned: success, type: str}
+seconds: {description: How long the switch itself took, returned: success, type: float}
+undrained: {description: Requests that were still under way when the drain time was over, returned: success, type: int}
+"""
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state_dir": {"type": "path", "required": True},
+            "map_path": {"type": "str", "required": True},
+            "colour": {"type": "str", "required": True, "choices": ["blue", "green", "none"]},
+            "servers": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "int", "default": 15},
+            "drain": {"type": "int", "default": 30},
+        },
+        supports_check_mode=False,
+    )
+    params = module.params
+    state_dir = Path(params["state_dir"])
+    admin_socket, map_file = state_dir / "run" / "admin.sock", state_dir / "conf" / "live.map"
+    colour = params["colour"]
+    down = wait_until_up(admin_socket, f"bk_{colour}", set(params["servers"]), params["timeout"])
+    if down:
+        states = ", ".join(f"{colour}-{name}: {state}" for name, state in sorted(down.items()))
+        module.fail_json(
+            msg=f"The gateway does not reach the candidate ({states}). "
+            "It checks /health/ready of the container over the service's Docker network: look at "
+            "`docker logs` of the gateway's container, and whether both are on the same network."
+        )
+    started = time.monotonic()
+    try:
+        previous = live_colour(admin_socket, params["map_path"])
+        changed = previous != colour or read_map_file(map_file) != colour
+        if changed:
+            # The file first: were the gateway to restart in between, it would come up with the new colour.
+            write_atomically(map_file, f"live {colour}\n")
+            set_live_colour(admin_socket, params["map_path"], colour)
+        seconds = time.monotonic() - started
+        drained = previous not in (colour, "none")
+        undrained = wait_until_idle(admin_socket, f"bk_{previous}", params["drain"]) if drained else 0
+    except (GatewayError, OSError) as error:
+        module.fail_json(msg=f"The gateway could not be switched to {colour}: {error}")
+    module.exit_json(changed=changed, previous=previous, seconds=round(seconds, 4), undrained=undrained)
+
+
+if __name__ == "__main__":
+    main()

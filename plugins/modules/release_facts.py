@@ -1,0 +1,151 @@
+#!/usr/bin/python
+"""Ansible module: read the state of a service on a host, and plan the run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.docker_host import DockerError, Instance, list_instances
+from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file
+from ansible.module_utils.releases import (
+    Gateway,
+    ReleaseError,
+    live_instances,
+    make_plan,
+    previous_release,
+    read_records,
+    read_release,
+    release_id,
+)
+
+DOCUMENTATION = r"""
+module: release_facts
+short_description: Read which release a host serves, and plan what a deploy has to do
+description:
+  - Looks at the running containers, the gateway's memory and its map file, and the records. Changes nothing.
+options:
+  name: {description: Name of the service, type: str, required: true}
+  state_dir: {description: The service's state directory, type: path, required: true}
+  map_path: {description: Path of the gateway's map as the gateway itself sees it, type: str, required: true}
+  desired:
+    description: The wanted release, C(image), C(bundle) and C(settings). Without it and O(release), nothing is planned.
+    type: dict
+  release:
+    description: A kept release to go back to, by id, or C(previous) for the one that the live release replaced.
+    type: str
+author: [The maintainers]
+"""
+
+EXAMPLES = r"""
+- name: Read the state
+  ansible.legacy.release_facts:
+    name: cat-breeds-api
+    state_dir: /var/lib/cat-breeds-api
+    map_path: /etc/haproxy/conf/live.map
+"""
+
+RETURN = r"""
+plan: {description: What to do and why. Only with O(desired) or O(release)., returned: when asked, type: dict}
+release: {description: The wanted release as its release.json holds it, returned: when asked, type: dict}
+live: {description: Release and colour that get requests, returned: success, type: dict}
+instances: {description: All containers of the service, returned: success, type: list, elements: dict}
+gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
+records: {description: The records of this host in order, returned: success, type: list, elements: dict}
+started: {description: Seconds since the epoch, for the record, returned: success, type: float}
+"""
+
+
+def read_gateway(state_dir: Path, map_path: str) -> Gateway:
+    """Ask the running gateway and its map file which colour is live."""
+    try:
+        serving = live_colour(state_dir / "gateway" / "run" / "admin.sock", map_path)
+    except GatewayError:
+        serving = ""
+    return Gateway(serving=serving, configured=read_map_file(state_dir / "gateway" / "conf" / "live.map"))
+
+
+def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[str, Any]:
+    """Return the release that the run is to make live, its id included."""
+    if params["release"]:
+        identity = str(params["release"])
+        if identity == "previous":
+            identity = previous_release(read_records(state_dir), live)
+        return read_release(state_dir, identity)
+    desired: dict[str, Any] = params["desired"]
+    identity = release_id(desired["image"]["id"], desired["bundle"]["sha256"], desired["settings"])
+    return {**desired, "release_id": identity}
+
+
+def describe(release: dict[str, Any]) -> str:
+    """Return the lines that ``--diff`` shows for a release."""
+    bundle = release.get("bundle", {})
+    return (
+        f"release: {release.get('release_id', 'none')}\n"
+        f"model: {bundle.get('name', '')} {bundle.get('version', '')}\n"
+        f"image: {release.get('image', {}).get('id', '')}\n"
+    )
+
+
+def live_release(state_dir: Path, serving: list[Instance]) -> dict[str, Any]:
+    """Return release.json of what serves, or nothing when it is not known."""
+    try:
+        return read_release(state_dir, serving[0].release) if serving else {}
+    except ReleaseError:
+        return {"release_id": serving[0].release}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state_dir": {"type": "path", "required": True},
+            "map_path": {"type": "str", "required": True},
+            "desired": {"type": "dict"},
+            "release": {"type": "str"},
+        },
+        mutually_exclusive=[("desired", "release")],
+        supports_check_mode=True,
+    )
+    params = module.params
+    state_dir = Path(params["state_dir"])
+    started = time.time()
+    try:
+        instances = list_instances(params["name"])
+    except DockerError as error:
+        if not module.check_mode:
+            module.fail_json(msg=f"The containers of {params['name']} cannot be listed: {error}. Is Docker running?")
+        # A first run in check mode: the engine itself would only be installed now.
+        instances = []
+    try:
+        gateway = read_gateway(state_dir, params["map_path"])
+        serving = live_instances(instances, gateway)
+        live = live_release(state_dir, serving)
+        result: dict[str, Any] = {
+            "changed": False,
+            "started": started,
+            "gateway": asdict(gateway),
+            "live": {"colour": gateway.colour if serving else "none", "release": live},
+            "instances": [instance.as_dict() for instance in instances],
+            "records": read_records(state_dir),
+        }
+        if params["desired"] or params["release"]:
+            release = wanted_release(params, state_dir, str(live.get("release_id", "")))
+            indices = [str(item["index"]) for item in release["settings"]["instances"]]
+            plan = make_plan(release["release_id"], indices, instances, gateway)
+            result.update(release=release, plan=asdict(plan))
+            if plan.rollout:
+                # Only a dry run reports the plan as the change; a real one reports it where it happens.
+                result["changed"] = module.check_mode
+                result["diff"] = {"before": describe(live), "after": describe(release)}
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+#!/usr/bin/python
+"""Ansible module: lay down everything that a release's containers are started from."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import write_atomically
+
+DOCUMENTATION = r"""
+module: release_prepare
+short_description: Write a release's directory and the environment files of its instances
+description:
+  - A release's directory never changes once it is there, so that going back to it starts exactly what ran before.
+  - The environment files say which colour and GPU an instance gets; they are written anew for each start.
+options:
+  state_dir: {description: The service's state directory, type: path, required: true}
+  release_id: {description: Identity of the release, type: str, required: true}
+  files: {description: File names and contents of the release's directory, type: dict, required: true}
+  instances: {description: File names and contents of the instances' environment, type: dict, required: true}
+author: [The maintainers]
+"""
+
+EXAMPLES = r"""
+- name: Write the release
+  ansible.legacy.release_prepare:
+    state_dir: /var/lib/cat-breeds-api
+    release_id: 0123456789ab
+    files: {release.json: "{}"}
+    instances: {blue-0.env: "RELEASE_COLOUR=blue"}
+"""
+
+RETURN = r"""
+path: {description: The release's directory, returned: success, type: str}
+"""
+
+
+def write_release(folder: Path, files: dict[str, str]) -> bool:
+    """Write the directory in one step; return whether it was new."""
+    if folder.is_dir():
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name, content in files.items():
+            write_atomically(staging / name, content)
+        staging.chmod(0o755)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return True
+
+
+def write_instances(folder: Path, instances: dict[str, str]) -> bool:
+    """Write the environment files whose content differs; return whether there were any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = False
+    for name, content in instances.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            write_atomically(path, content)
+            changed = True
+    return changed
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state_dir": {"type": "path", "required": True},
+            "release_id": {"type": "str", "required": True},
+            "files": {"type": "dict", "required": True},
+            "instances": {"type": "dict", "required": True},
+        },
+        supports_check_mode=False,
+    )
+    state_dir = Path(module.params["state_dir"])
+    folder = state_dir / "releases" / module.params["release_id"]
+    try:
+        new = write_release(folder, module.params["files"])
+        changed = write_instances(state_dir / "instances", module.params["instances"])
+    except OSError as error:
+        module.fail_json(
+            msg=f"The release cannot be written: {error}. Free space or mend the permissions there, then run again."
+        )
+    module.exit_json(changed=new or changed, path=str(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+#!/usr/bin/python
+"""Ansible module: write the record of a run, and forget what is no longer worth keeping."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.docker_host import DockerError, run_docker
+from ansible.module_utils.releases import ReleaseError, read_json, read_records, releases_to_keep, write_record
+
+DOCUMENTATION = r"""
+module: release_record
+short_description: Append a release record and prune old releases
+description:
+  - Writes C(records/SEQUENCE-RELEASE.json). After a good run it removes releases beyond O(keep), with the bundles and
+    images that only they used. The live release and the one before it always stay.
+options:
+  state_dir: {description: The service's state directory, type: path, required: true}
+  record: {description: What happened, type: dict, required: true}
+  started: {description: Start of the run in seconds since the epoch, type: float, required: true}
+  keep: {description: How many good releases to keep, type: int, default: 5}
+author: [The maintainers]
+"""
+
+EXAMPLES = r"""
+- name: Record the release
+  ansible.legacy.release_record:
+    state_dir: /var/lib/cat-breeds-api
+    record: {release_id: 0123456789ab, action: deploy, result: ok}
+    started: 1790000000.0
+"""
+
+RETURN = r"""
+path: {description: The record's file, returned: success, type: str}
+pruned: {description: What was removed, returned: success, type: list, elements: str}
+"""
+
+
+def timestamp(seconds: float) -> str:
+    """Return the time as ISO 8601 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def bundle_directory(state_dir: Path, release: dict[str, Any]) -> Path:
+    """Return where the release's bundle lies on this host."""
+    bundle = release["bundle"]
+    return state_dir / "bundles" / str(bundle["name"]) / str(bundle["version"])
+
+
+def prune(state_dir: Path, keep: list[str]) -> list[str]:
+    """Remove the releases that are not in keep, and the bundles and images that none of the kept ones uses."""
+    releases = {path.name: path for path in (state_dir / "releases").glob("[0-9a-f]*") if path.is_dir()}
+    kept = [read_json(path / "release.json") for name, path in releases.items() if name in keep]
+    bundles = {bundle_directory(state_dir, release) for release in kept}
+    images = {release["image"]["id"] for release in kept}
+    pruned = []
+    for name, path in releases.items():
+        if name in keep:
+            continue
+        old = read_json(path / "release.json")
+        shutil.rmtree(path)
+        pruned.append(f"release {name}")
+        bundle = bundle_directory(state_dir, old)
+        if bundle not in bundles and bundle.is_dir():
+            shutil.rmtree(bundle)
+            pruned.append(f"bundle {bundle.parent.name} {bundle.name}")
+        if old["image"]["id"] not in images:
+            # An image that something else still uses, or that is gone already, is none of our business.
+            with contextlib.suppress(DockerError):
+                run_docker(["image", "rm", *image_names(old["image"]["id"])])
+                pruned.append(f"image {old['image']['id'][:19]}")
+    return pruned
+
+
+def image_names(image_id: str) -> list[str]:
+    """Return the tags of the image; removing the last tag removes the image."""
+    return run_docker(["image", "inspect", "--format", '{{join .RepoTags "\\n"}}', image_id]).split() or [image_id]
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state_dir": {"type": "path", "required": True},
+            "record": {"type": "dict", "required": True},
+            "started": {"type": "float", "required": True},
+            "keep": {"type": "int", "default": 5},
+        },
+        supports_check_mode=False,
+    )
+    state_dir, finished = Path(module.params["state_dir"]), time.time()
+    record = {
+        **module.params["record"],
+        "started": timestamp(module.params["started"]),
+        "finished": timestamp(finished),
+        "seconds": round(finished - module.params["started"], 1),
+    }
+    pruned: list[str] = []
+    try:
+        path = write_record(state_dir, record)
+        if record["result"] == "ok":
+            keep = releases_to_keep(read_records(state_dir), record["release_id"], module.params["keep"])
+            pruned = prune(state_dir, keep)
+    except (OSError, ReleaseError) as error:
+        module.fail_json(msg=f"The record in {state_dir / 'records'} could not be kept: {error}")
+    module.exit_json(changed=True, path=str(path), pruned=pruned)
+
+
+if __name__ == "__main__":
+    main()
