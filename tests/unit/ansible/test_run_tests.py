@@ -1,0 +1,148 @@
+"""The stage runner: what it counts, where it stops, what it prints last."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "run-tests"
+
+PASSING = "def test_a(): pass\ndef test_b(): pass\n"
+MIXED = """
+import pytest
+def test_good(): pass
+def test_bad(): assert 1 + 1 == 3, "arithmetic is broken"
+@pytest.mark.skip(reason="another day")
+def test_later(): pass
+@pytest.fixture
+def broken(): raise RuntimeError("no such host")
+def test_unready(broken): pass
+"""
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Load the script as a module whose reports go into the test's own folder."""
+    loader = importlib.machinery.SourceFileLoader("run_tests", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("run_tests", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "run_tests", module)
+    loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "REPORTS", tmp_path / ".reports")
+    return module
+
+
+def stage_of(runner: ModuleType, folder: Path, name: str, source: str, **settings: bool) -> Any:
+    """Make a stage that runs one file of real tests."""
+    tests = folder / f"test_{name}.py"
+    tests.write_text(source)
+    return runner.Stage(
+        name, name.title(), runner.pytest_command(name, "--rootdir", str(folder), str(tests)), **settings
+    )
+
+
+def outcome(
+    runner: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stages: list[Any],
+    *arguments: str,
+) -> tuple[int, list[str]]:
+    """Run the stages; return the exit code and the printed lines."""
+    monkeypatch.setattr(runner, "stages", lambda: tuple(stages))
+    code = runner.main(arguments)
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_sums_the_stages_in_the_closing_line(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [stage_of(runner, tmp_path, "one", PASSING), stage_of(runner, tmp_path, "two", PASSING)]
+    code, lines = outcome(runner, monkeypatch, capsys, stages)
+    assert (code, lines[-1]) == (0, "4 passed, 0 failed, 0 skipped")
+    assert (tmp_path / ".reports" / "summary.txt").read_text() == "4 passed, 0 failed, 0 skipped\n"
+
+
+def test_errors_count_as_failed_and_failures_are_shown(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = outcome(runner, monkeypatch, capsys, [stage_of(runner, tmp_path, "mixed", MIXED)])
+    assert (code, lines[-1]) == (1, "1 passed, 2 failed, 1 skipped")
+    printed = "\n".join(lines)
+    assert "arithmetic is broken" in printed
+    assert "no such host" in printed
+
+
+def test_stops_at_the_first_failing_stage(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [stage_of(runner, tmp_path, "mixed", MIXED), stage_of(runner, tmp_path, "later", PASSING)]
+    code, lines = outcome(runner, monkeypatch, capsys, stages)
+    assert (code, lines[-1]) == (1, "1 passed, 2 failed, 1 skipped")
+    assert not (tmp_path / ".reports" / "later.xml").exists()
+
+
+def test_keep_going_runs_the_rest_and_still_fails(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [stage_of(runner, tmp_path, "mixed", MIXED), stage_of(runner, tmp_path, "later", PASSING)]
+    code, lines = outcome(runner, monkeypatch, capsys, stages, "--keep-going")
+    assert (code, lines[-1]) == (1, "3 passed, 2 failed, 1 skipped")
+
+
+def test_a_stage_without_tests_is_a_failure(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = outcome(runner, monkeypatch, capsys, [runner.Stage("empty", "Empty", ("true",))])
+    assert (code, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
+    assert "no test ran" in "\n".join(lines)
+
+
+def test_a_stage_that_breaks_after_its_tests_is_a_failure(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = stage_of(runner, tmp_path, "one", PASSING)
+    command = ("sh", "-c", '"$@"; echo the host could not be destroyed; exit 9', "sh", *stage.command)
+    code, lines = outcome(runner, monkeypatch, capsys, [runner.Stage("one", "One", command)])
+    assert (code, lines[-1]) == (1, "2 passed, 1 failed, 0 skipped")
+    assert "the host could not be destroyed" in "\n".join(lines)
+
+
+def test_a_command_that_is_missing_is_a_failure(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = outcome(runner, monkeypatch, capsys, [runner.Stage("gone", "Gone", ("/no/such/command",))])
+    assert (code, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
+    assert "cannot run /no/such/command" in "\n".join(lines)
+
+
+def test_a_failed_preparation_ends_the_run_even_with_keep_going(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare = runner.Stage("prepare", "Prepare", ("false",), is_test=False)
+    stages = [prepare, stage_of(runner, tmp_path, "later", PASSING, needs_engine=True)]
+    code, lines = outcome(runner, monkeypatch, capsys, stages, "--keep-going")
+    assert (code, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
+
+
+def test_a_named_stage_brings_the_preparation_it_needs(runner: ModuleType) -> None:
+    def names(*chosen: str) -> list[str]:
+        return [stage.name for stage in runner.selected(chosen, runner.stages())]
+
+    assert names("lint", "unit-controller") == ["lint", "unit-controller"]
+    assert names("molecule") == ["prepare", "molecule"]
+    assert names() == ["lint", "unit-controller", "prepare", "unit-app", "molecule", "integration"]
+
+
+def test_an_unknown_stage_is_refused_by_name(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        runner.parse_arguments(["molecul"])
+    assert "there is no stage 'molecul'" in capsys.readouterr().err
