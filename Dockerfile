@@ -21,13 +21,12 @@ FROM ${RUNTIME_BASE} AS base
 FROM ${BUILDER_BASE} AS toolchain
 COPY docker/apt-install.sh docker/make-venv.sh docker/pip-install.sh /build/
 RUN --mount=type=secret,id=ca \
-    sh /build/apt-install.sh build-essential python3-venv
-RUN --mount=type=secret,id=ca \
-    sh /build/make-venv.sh
+    sh /build/apt-install.sh build-essential python3-venv \
+    && sh /build/make-venv.sh
 
 # --- The torch stack: large and rarely changed, so it has its own folder and its own layer ---------------------------
 
-FROM toolchain AS torch-wheel
+FROM toolchain AS wheel
 ARG FLAVOR=cpu
 # Only the CPU wheels need it: the vendor publishes them on an index of its own.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -38,14 +37,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=ca --mount=type=secret,id=pipconf \
     sh /build/pip-install.sh --extra-index-url "${TORCH_INDEX_URL}" --target /opt/torch -r /build/torch.lock
 
-FROM toolchain AS torch-distribution
+FROM toolchain AS distribution
 RUN --mount=type=secret,id=ca \
     sh /build/apt-install.sh python3-torch python3-torchvision libopenblas0-openmp
 COPY docker/collect_torch.py /build/
 RUN --mount=type=bind,from=base,target=/runtime \
     python3 /build/collect_torch.py /runtime /opt/torch
 
-FROM torch-${TORCH_SOURCE} AS torch
+FROM ${TORCH_SOURCE} AS torch
 COPY docker/prune.py docker/prune.txt /build/
 # Compiled files that are never checked against their source: a read-only container could not renew them anyway.
 RUN /opt/venv/bin/python /build/prune.py /build/prune.txt /opt \
@@ -78,12 +77,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # --- HAProxy ---------------------------------------------------------------------------------------------------------
 
 FROM base AS gateway
-COPY docker/apt-install.sh /build/
+COPY docker/add-user.sh docker/apt-install.sh /build/
 RUN --mount=type=secret,id=ca \
-    sh /build/apt-install.sh haproxy \
+    sh /build/add-user.sh haproxy 990 /var/lib/haproxy \
+    && sh /build/apt-install.sh haproxy \
     && rm -r /build \
-    && install -d -o haproxy -g haproxy /run/haproxy
-USER haproxy
+    && install -d -o 990 -g 990 /run/haproxy
+USER 990:990
 EXPOSE 8000
 # USR1: stop accepting, finish what is in flight. USR2 to PID 1 (the master) reloads the configuration.
 STOPSIGNAL SIGUSR1
@@ -109,7 +109,9 @@ ENV PATH=/opt/venv/bin:${PATH} \
     NVIDIA_VISIBLE_DEVICES=void \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY docker/add-user.sh /build/
-RUN sh /build/add-user.sh && rm -r /build
+RUN sh /build/add-user.sh appuser 1000 /app \
+    && rm -r /build \
+    && install -d -o 1000 -g 1000 /app /app/models /app/logs /app/.cache
 COPY --from=toolchain /opt/python /opt/python
 COPY --from=torch /opt/torch /opt/torch
 COPY --from=builder /opt/venv /opt/venv
@@ -118,7 +120,7 @@ RUN if [ -d /opt/torch/torch.libs ]; then echo /opt/torch/torch.libs > /etc/ld.s
     && python -c 'import timm, torch, torchvision; torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5)'
 COPY --from=builder /app/app /app/app
 WORKDIR /app
-USER appuser
+USER 1000:1000
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "app.healthcheck"]

@@ -1,11 +1,11 @@
 #!/bin/sh
-# The account that the service runs as, and the folders it may write to (models is read-only in production).
+# Create an account with a fixed number, so that volumes and tmpfs mounts can name it: add-user.sh NAME NUMBER HOME
 set -eu
-# Ubuntu-based images bring a user of their own with this number.
-taken=$(getent passwd 1000 | cut -d: -f1 || true)
+name=$1 number=$2 home=$3
+# Ubuntu-based images bring a user 1000 of their own.
+taken=$(getent passwd "$number" | cut -d: -f1 || true)
 if [ -n "$taken" ]; then
     userdel "$taken"
 fi
-getent group 1000 > /dev/null || groupadd --gid 1000 appuser
-useradd --uid 1000 --gid 1000 --home-dir /app --no-create-home --shell /usr/sbin/nologin appuser
-install -d -o 1000 -g 1000 /app /app/models /app/logs /app/.cache
+getent group "$number" > /dev/null || groupadd --gid "$number" "$name"
+useradd --uid "$number" --gid "$number" --home-dir "$home" --no-create-home --shell /usr/sbin/nologin "$name"

@@ -1,6 +1,6 @@
 """Copy the distribution's torch and torchvision, and the shared libraries they need, into one folder.
 
-The distribution's packages depend on video codecs, LLVM and GPU stacks that a classifier never loads (1.4 GB installed).
+The distribution's packages depend on video codecs, LLVM and GPU stacks that a classifier never loads: 1.4 GB installed.
 What is really linked is found with ldd, and of that only what the runtime base lacks is copied.
 
 Usage: python3 collect_torch.py RUNTIME_ROOT TARGET
@@ -27,7 +27,7 @@ def linked(binary: Path) -> dict[str, Path]:
         if not arrow:
             continue
         if rest.startswith("not found"):
-            sys.exit(f"error: {binary} needs {name}, which is not installed; the distribution's torch package is broken")
+            sys.exit(f"error: {binary} needs {name}, which is missing; the distribution's torch package is broken")
         found[name] = Path(rest.split(" (")[0])
     return found
 
@@ -59,12 +59,13 @@ def main(runtime: Path, target: Path) -> None:
     names = {path.resolve(): name for name, path in needed.items()}
     for link, original in zip(links, originals, strict=True):
         link.unlink()
-        if name := names.get(original.resolve()):
-            link.symlink_to(Path("../..") / LIBRARIES / name)
+        soname = names.get(original.resolve())
+        if soname:
+            link.symlink_to(Path("../..") / LIBRARIES / soname)
         else:
             shutil.copy2(original.resolve(), link)
     total = sum(path.stat().st_size for path in libraries.iterdir())
-    print(f"{len(list(libraries.iterdir()))} libraries, {total / 1e6:.1f} MB, that the runtime base lacks")
+    sys.stdout.write(f"{len(list(libraries.iterdir()))} libraries, {total / 1e6:.1f} MB, that the runtime base lacks\n")
 
 
 if __name__ == "__main__":

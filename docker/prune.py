@@ -34,9 +34,9 @@ def main(listing: Path, folder: Path) -> None:
             else:
                 match.unlink()
         if freed:
-            print(f"{freed / 1e6:9.1f} MB  {pattern}")
+            sys.stdout.write(f"{freed / 1e6:9.1f} MB  {pattern}\n")
         total += freed
-    print(f"{total / 1e6:9.1f} MB  removed from {folder}")
+    sys.stdout.write(f"{total / 1e6:9.1f} MB  removed from {folder}\n")
 
 
 if __name__ == "__main__":
