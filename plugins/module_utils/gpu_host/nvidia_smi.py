@@ -1,0 +1,93 @@
+"""Read what `nvidia-smi -q -x` prints."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+_ABSENT = {"", "n/a", "[n/a]", "not available", "unknown error", "none", "requested functionality has been deprecated"}
+
+
+class UnreadableOutputError(ValueError):
+    """The text is not a report of nvidia-smi."""
+
+
+def parse_report(text: str) -> dict[str, Any]:
+    """Turn the XML report into `{driver_version, cuda_version, gpus: [...]}`.
+
+    Raises `UnreadableOutputError` with the reason when the text is no such report.
+    """
+    root = _root_element(text)
+    return {
+        "driver_version": _text(root, "driver_version"),
+        "cuda_version": _text(root, "cuda_version"),
+        "gpus": [_gpu(index, element) for index, element in enumerate(root.findall("gpu"))],
+    }
+
+
+def parse_compute_capabilities(text: str) -> dict[str, str]:
+    """Turn `uuid, capability` lines (`--query-gpu=uuid,compute_cap --format=csv,noheader`) into a mapping."""
+    pairs = (line.split(",") for line in text.splitlines())
+    return {
+        pair[0].strip(): pair[1].strip()
+        for pair in pairs
+        if len(pair) == 2 and re.fullmatch(r"\d+\.\d+", pair[1].strip())
+    }
+
+
+def _root_element(text: str) -> Element:
+    start = text.find("<nvidia_smi_log")
+    if start < 0:
+        raise UnreadableOutputError("it holds no nvidia_smi_log element")
+    closing = "</nvidia_smi_log>"
+    end = text.find(closing, start)
+    if end < 0:
+        raise UnreadableOutputError("it ends before the report is complete")
+    # The document type in front of the report is left out: no entity can be declared in what remains.
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(text[start : end + len(closing)], True)
+    except (expat.ExpatError, ValueError) as error:
+        raise UnreadableOutputError(f"its XML is broken: {error}") from error
+    return builder.close()
+
+
+def _gpu(index: int, element: Element) -> dict[str, Any]:
+    memory = "fb_memory_usage/"
+    return {
+        "index": index,
+        "uuid": _text(element, "uuid"),
+        "name": _text(element, "product_name"),
+        "architecture": _text(element, "product_architecture"),
+        "pci_address": element.get("id", "").lower(),
+        "memory_total_mib": _mebibytes(_text(element, memory + "total")),
+        "memory_free_mib": _mebibytes(_text(element, memory + "free")),
+        "persistence_mode": _enabled(_text(element, "persistence_mode")),
+        "ecc_enabled": _enabled(_text(element, "ecc_mode/current_ecc")),
+        "mig": {
+            "current": _enabled(_text(element, "mig_mode/current_mig")),
+            "pending": _enabled(_text(element, "mig_mode/pending_mig")),
+            "instances": len(element.findall("mig_devices/mig_device")),
+        },
+        "compute_capability": "",
+    }
+
+
+def _text(element: Element, path: str) -> str:
+    value = (element.findtext(path) or "").strip()
+    return "" if value.lower() in _ABSENT else value
+
+
+def _enabled(value: str) -> bool | None:
+    return {"enabled": True, "disabled": False}.get(value.lower())
+
+
+def _mebibytes(value: str) -> int | None:
+    match = re.match(r"(\d+)\s*MiB", value)
+    return int(match.group(1)) if match else None

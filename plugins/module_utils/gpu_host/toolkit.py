@@ -1,0 +1,35 @@
+"""Read what the NVIDIA Container Toolkit has set up on the host."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .cdi import qualified_devices, read_specs
+from .commands import Runner
+
+
+def parse_toolkit_version(text: str) -> str:
+    """Version in the output of `nvidia-ctk --version`, or nothing."""
+    match = re.search(r"\bversion:?\s+v?(\d+\.\d+\.\d+)", text)
+    return match.group(1) if match else ""
+
+
+def toolkit_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
+    """Version of the toolkit and the devices that CDI specifications offer."""
+    answer = run(["nvidia-ctk", "--version"], timeout)
+    specs = read_specs(root)
+    return {
+        "version": parse_toolkit_version(answer.out) if answer.ok else "",
+        "cdi_specs": specs,
+        "cdi_devices": qualified_devices(specs),
+    }
+
+
+def access_mode(engine: dict[str, Any], toolkit: dict[str, Any]) -> str:
+    """How a container on this host gets a GPU: cdi, nvidia (the runtime) or none."""
+    offered = any(name.startswith("nvidia.com/gpu=") for name in toolkit["cdi_devices"])
+    if engine["cdi_enabled"] and offered:
+        return "cdi"
+    return "nvidia" if "nvidia" in engine["runtimes"] else "none"

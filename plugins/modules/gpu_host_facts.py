@@ -1,0 +1,130 @@
+#!/usr/bin/python
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Ansible module: facts and findings about a host's GPUs, engine and container toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.gpu_host.commands import run
+from ansible.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
+from ansible.module_utils.gpu_host.host import host_facts
+
+DOCUMENTATION = r"""
+---
+module: gpu_host_facts
+short_description: Read and judge a host's NVIDIA driver, Docker engine and container toolkit
+description:
+  - Reads the host once and changes nothing.
+  - Every problem is a finding with a stable id, a severity, the evidence and a remedy;
+    docs/TROUBLESHOOTING.md explains each id.
+  - A command that hangs becomes a finding and never blocks the run.
+options:
+  topics:
+    description: What to read and to judge. V(toolkit) reads the other two as well.
+    type: list
+    elements: str
+    choices: [driver, engine, toolkit]
+    default: [driver, engine, toolkit]
+  gpu:
+    description: Whether this host must have a GPU (V(required)), may have one (V(auto)) or is not asked (V(absent)).
+    type: str
+    choices: [auto, required, absent]
+    default: auto
+  requirements:
+    description:
+      - What the image flavor needs, with the keys min_driver, recommended_driver, cuda and compute_capabilities.
+    type: dict
+    default: {}
+  engine_required:
+    description: Whether a missing engine or plugin is an error; otherwise it is a warning.
+    type: bool
+    default: true
+  toolkit_required:
+    description: Whether missing access of containers to the GPU is an error; otherwise it is a warning.
+    type: bool
+    default: true
+  timeout:
+    description: Seconds to wait for any one command.
+    type: float
+    default: 10
+  root:
+    description: Folder to read /proc, /sys, /dev and /etc below; tests point it at a recorded tree.
+    type: path
+    default: /
+author:
+  - Inference platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: Read the host
+  gpu_host_facts:
+    gpu: required
+    requirements:
+      min_driver: "525.60.13"
+  register: __example_host
+
+- name: Show what is wrong
+  ansible.builtin.debug:
+    var: __example_host.findings
+"""
+
+RETURN = r"""
+facts:
+  description: What was read, by topic.
+  returned: always
+  type: dict
+findings:
+  description: Problems, each with id, severity (error, warning or info), summary, evidence and remedy.
+  returned: always
+  type: list
+  elements: dict
+gpu_present:
+  description: Whether the host has an NVIDIA GPU; false where the driver was not asked about.
+  returned: always
+  type: bool
+"""
+
+
+def main() -> None:
+    """Read, judge, answer."""
+    module = AnsibleModule(
+        argument_spec={
+            "topics": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["driver", "engine", "toolkit"],
+                "default": ["driver", "engine", "toolkit"],
+            },
+            "gpu": {"type": "str", "choices": ["auto", "required", "absent"], "default": "auto"},
+            "requirements": {"type": "dict", "default": {}},
+            "engine_required": {"type": "bool", "default": True},
+            "toolkit_required": {"type": "bool", "default": True},
+            "timeout": {"type": "float", "default": 10},
+            "root": {"type": "path", "default": "/"},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    topics = set(options["topics"])
+    if options["gpu"] == "absent":
+        topics -= {"driver", "toolkit"}
+    facts = host_facts(Path(options["root"]), run, options["timeout"], topics)
+    findings = []
+    if "driver" in topics:
+        findings += assess_driver(facts, options["gpu"], options["requirements"])
+    if "engine" in topics:
+        findings += assess_engine(facts, options["engine_required"])
+    if "toolkit" in topics:
+        findings += assess_toolkit(facts, options["toolkit_required"])
+    module.exit_json(
+        changed=False,
+        facts=facts,
+        findings=findings,
+        gpu_present="pci_devices" in facts and gpu_present(facts),
+    )
+
+
+if __name__ == "__main__":
+    main()
