@@ -1,0 +1,121 @@
+"""Batching: images wait in one queue, and a batch leaves as soon as the model is free."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from app.errors import DeviceLostError, ServiceError
+from app.metrics import Metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from app.engine import Engine, Ranking
+
+log = logging.getLogger(__name__)
+
+
+class Result(NamedTuple):
+    """The ranking of one image and the seconds its batch took."""
+
+    ranking: "Ranking"
+    seconds: float
+
+
+class _Entry(NamedTuple):
+    pixels: "Tensor"
+    future: "asyncio.Future[Result]"
+    arrived: float
+
+
+class Batcher:
+    """Feeds the engine from one thread; `submit` belongs to the event loop.
+
+    There is no waiting window: a lone image leaves at once, and images that arrive during a forward share the next.
+    """
+
+    def __init__(self, engine: "Engine", metrics: Metrics, on_device_lost: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._on_device_lost = on_device_lost
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Entry] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    async def submit(self, pixels: "Tensor") -> Result:
+        """Wait for the image's turn and its result; a cancelled caller leaves the queue."""
+        entry = _Entry(pixels, self._loop.create_future(), time.perf_counter())
+        with self._changed:
+            if self._stopped:
+                raise ServiceError("stopping", "The service is stopping; send the request again.")
+            self._waiting.append(entry)
+            self._changed.notify()
+        self._metrics.queue_depth.inc()
+        try:
+            return await entry.future
+        finally:
+            if entry.future.cancelled():
+                self._leave(entry)
+
+    def stop(self) -> None:
+        """Refuse new images and end the thread once nothing waits."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def _leave(self, entry: _Entry) -> None:
+        with self._changed:
+            for index, waiting in enumerate(self._waiting):
+                if waiting is entry:
+                    del self._waiting[index]
+                    self._metrics.queue_depth.dec()
+                    break
+
+    def _take(self) -> list[_Entry]:
+        with self._changed:
+            while not self._waiting and not self._stopped:
+                self._changed.wait()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._engine.max_batch))]
+        self._metrics.queue_depth.dec(len(batch))
+        return batch
+
+    def _work(self) -> None:
+        while batch := self._take():
+            started = time.perf_counter()
+            for entry in batch:
+                self._metrics.queue_wait.observe(started - entry.arrived)
+            try:
+                rankings = self._engine.predict([entry.pixels for entry in batch])
+            except DeviceLostError as error:
+                self._on_device_lost(str(error))
+                self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
+            except Exception as error:  # whatever a model raises, the thread must live on for the next batch
+                log.exception("The model failed on a batch of %d", len(batch))
+                self._answer(batch, error)
+            else:
+                seconds = time.perf_counter() - started
+                self._metrics.batch_size.observe(len(batch))
+                self._metrics.batch_duration.observe(seconds)
+                self._answer(batch, [Result(ranking, seconds) for ranking in rankings])
+
+    def _answer(self, batch: Sequence[_Entry], outcome: Sequence[Result] | Exception) -> None:
+        def deliver() -> None:
+            for index, entry in enumerate(batch):
+                if entry.future.done():
+                    continue
+                if isinstance(outcome, Exception):
+                    entry.future.set_exception(outcome)
+                else:
+                    entry.future.set_result(outcome[index])
+
+        try:
+            self._loop.call_soon_threadsafe(deliver)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.debug("A batch ended after the event loop")

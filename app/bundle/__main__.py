@@ -1,0 +1,124 @@
+"""`python -m app.bundle create|verify|show`: make, check and describe bundles."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from app.bundle import manifest as manifests
+from app.errors import BundleError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its result is JSON on stdout, a failure one `error[CODE]: …` line on stderr and exit 1."""
+    # A stopped container must clean up what it had begun to write.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = _parser().parse_args(arguments)
+    try:
+        result: dict[str, object] = {"create": _create, "verify": _verify, "show": _show}[options.command](options)
+    except BundleError as error:
+        sys.stderr.write(f"error[{error.code}]: {error.detail}\n")
+        return 1
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    return 0
+
+
+# create and verify import torch, which takes seconds that show and a usage message need not wait for.
+
+
+def _create(options: argparse.Namespace) -> dict[str, object]:
+    from app.bundle.create import DEFAULT_GOLDEN, Order, create
+
+    chosen = {
+        "mean": options.mean,
+        "std": options.std,
+        "interpolation": options.interpolation,
+        "crop_pct": options.crop_pct,
+    }
+    manifest, sha256, path = create(
+        Order(
+            checkpoint=options.checkpoint,
+            architecture=options.architecture,
+            labels=options.labels,
+            name=options.name,
+            version=options.version,
+            output=options.output,
+            image_size=options.image_size,
+            overrides={key: value for key, value in chosen.items() if value is not None},
+            activation=options.activation,
+            golden=options.golden or DEFAULT_GOLDEN,
+        )
+    )
+    return _summary(manifest, sha256, path)
+
+
+def _verify(options: argparse.Namespace) -> dict[str, object]:
+    from app.bundle.verify import verify
+
+    verified = verify(options.directory)
+    return _summary(verified.manifest, verified.sha256, options.directory)
+
+
+def _show(options: argparse.Namespace) -> dict[str, object]:
+    manifest, sha256 = manifests.read(options.directory)
+    return {**manifest.model_dump(mode="json", by_alias=True, exclude_none=True), "sha256": sha256}
+
+
+def _summary(manifest: manifests.Manifest, sha256: str, path: Path) -> dict[str, object]:
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "sha256": sha256,
+        "architecture": manifest.architecture,
+        "head": manifest.head,
+        "num_classes": manifest.num_classes,
+        "bytes": sum(entry.bytes for entry in manifest.files()),
+        "path": str(path),
+    }
+
+
+def _triple(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError("three comma-separated numbers are needed")
+    return values
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app.bundle", description="Make, check and describe bundles.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    create = commands.add_parser("create", help="make a bundle from a training checkpoint")
+    create.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the trainer's checkpoint")
+    create.add_argument("--architecture", required=True, metavar="NAME", help="timm architecture")
+    create.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="class names, one a line; default: cat breeds for 67 classes, ImageNet for 1000",
+    )
+    create.add_argument("--name", required=True, help="name of the bundle")
+    create.add_argument("--version", required=True, help="version of the bundle; a version never changes")
+    create.add_argument("--output", type=Path, required=True, metavar="DIR", help="writes DIR/NAME/VERSION/")
+    create.add_argument("--image-size", type=int, metavar="N", help="input side in pixels")
+    create.add_argument("--mean", type=_triple, metavar="R,G,B", help="mean of the normalisation")
+    create.add_argument("--std", type=_triple, metavar="R,G,B", help="standard deviation of the normalisation")
+    create.add_argument("--interpolation", choices=get_args(manifests.Interpolation), help="how images are resized")
+    create.add_argument("--crop-pct", type=float, metavar="F", help="part of the resized image that is kept")
+    create.add_argument(
+        "--activation",
+        choices=get_args(manifests.Activation),
+        default="softmax",
+        help="how the model's outputs become probabilities",
+    )
+    create.add_argument("--golden", type=Path, metavar="DIR", help="photographs whose answers a deploy compares")
+    for name, text in (("verify", "check every part of a bundle"), ("show", "print a bundle's manifest")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("directory", type=Path, metavar="DIR", help="directory of the bundle")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Making a bundle from a training checkpoint."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import safetensors.torch
+
+from app import checkpoint, model
+from app.bundle import manifest as manifests
+from app.bundle.manifest import Activation, Golden, GoldenSample, Input, Manifest, Ranked, Source, describe
+from app.engine import Engine
+from app.errors import BundleError, ServiceError
+from app.imaging import Decoder
+
+DEFAULT_GOLDEN = manifests.DATA / "golden"
+TOLERANCE = 0.01
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to make a bundle from; `overrides` replaces parts of the preprocessing that the checkpoint implies."""
+
+    checkpoint: Path
+    architecture: str
+    labels: Path | None
+    name: str
+    version: str
+    output: Path
+    image_size: int | None = None
+    overrides: dict[str, object] = field(default_factory=dict)
+    activation: Activation = "softmax"
+    golden: Path = DEFAULT_GOLDEN
+
+
+def create(order: Order) -> tuple[Manifest, str, Path]:
+    """Write the bundle and return its manifest, its sha256 and its directory; a failure leaves nothing behind."""
+    for what, value in (("name", order.name), ("version", order.version)):
+        if not manifests.is_plain_name(value):
+            raise BundleError(
+                "invalid_name", f"The {what} {value!r} is refused; use letters, digits and ._+- only, no slash."
+            )
+    target = order.output / order.name / order.version
+    if target.exists():
+        raise BundleError(
+            "bundle_exists", f"{target} already exists and a version never changes; choose another --version."
+        )
+    read = checkpoint.read(order.checkpoint, order.architecture)
+    labels = _labels(order, read.num_classes)
+    implied = model.default_input(order.architecture, read.head, order.image_size)
+    inputs = Input(**{**implied.model_dump(), **order.overrides})
+    module = model.load(order.architecture, read.head, read.num_classes, inputs.size, read.state, str(order.checkpoint))
+    with _staged(target) as directory:
+        weights = directory / "model.safetensors"
+        safetensors.torch.save_file({key: value.clone() for key, value in module.state_dict().items()}, weights)
+        labels_file = directory / "labels.txt"
+        labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        engine = Engine(module, inputs, order.activation, "cpu", max_batch=1)
+        samples = _golden(order.golden, directory, engine, Decoder(inputs, _MAX_PIXELS), labels)
+        golden_file = directory / "golden" / "golden.json"
+        golden_file.write_text(
+            Golden(schema=1, top_k=manifests.TOP_K, tolerance=TOLERANCE, samples=samples).to_json(), encoding="utf-8"
+        )
+        manifest = Manifest(
+            schema=1,
+            name=order.name,
+            version=order.version,
+            architecture=order.architecture,
+            head=read.head,
+            num_classes=read.num_classes,
+            activation=order.activation,
+            input=inputs,
+            weights=describe(weights, directory),
+            labels=describe(labels_file, directory),
+            golden=describe(golden_file, directory),
+            golden_samples=tuple(describe(directory / sample.file, directory) for sample in samples),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            source=Source(checkpoint=order.checkpoint.name, sha256=read.sha256),
+            metrics=read.metrics or None,
+        )
+        (directory / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest, manifests.sha256_of(target / manifests.FILE_NAME), target
+
+
+def _labels(order: Order, num_classes: int) -> tuple[str, ...]:
+    path = order.labels or manifests.default_labels(num_classes)
+    if path is None:
+        raise BundleError(
+            "labels_missing",
+            f"{order.checkpoint} has {num_classes} classes and no labels file is known for that number; give --labels.",
+        )
+    labels = manifests.read_labels(path)
+    manifests.check_labels(labels, num_classes, path)
+    return labels
+
+
+def _golden(
+    source: Path, directory: Path, engine: Engine, decoder: Decoder, labels: tuple[str, ...]
+) -> tuple[GoldenSample, ...]:
+    paths = sorted(path for path in source.glob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    if not paths:
+        raise BundleError("golden_missing", f"{source} holds no image; give --golden a directory of photographs.")
+    (directory / "golden").mkdir()
+    samples: list[GoldenSample] = []
+    for path in paths:
+        try:
+            pixels = decoder.decode(path.read_bytes()).pixels
+        except ServiceError as error:
+            raise BundleError("golden_invalid", f"The golden image {path} is refused: {error.detail}") from None
+        copy = directory / "golden" / path.name
+        shutil.copyfile(path, copy)
+        ranking = engine.predict([pixels])[0]
+        top = tuple(
+            Ranked(class_id=class_id, class_name=labels[class_id], probability=probability)
+            for class_id, probability in zip(ranking.class_ids, ranking.probabilities, strict=True)
+        )
+        samples.append(GoldenSample(file=copy.relative_to(directory).as_posix(), top=top))
+    return tuple(samples)
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A directory beside the target that becomes the target only when the block succeeds."""
+    parent = target.parent
+    created = [path for path in (parent, *parent.parents) if not path.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
+    except OSError as error:
+        raise BundleError(
+            "output_unwritable", f"{parent} cannot be written ({error.strerror}); give --output a writable directory."
+        ) from None
+    try:
+        yield staging
+        # Other users serve the bundle: the container's user, whoever made it.
+        for path in (staging, *staging.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        try:
+            staging.rename(target)
+        except OSError as error:
+            raise BundleError(
+                "bundle_exists", f"{target} appeared meanwhile ({error.strerror}); choose another --version."
+            ) from None
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for path in created:
+            path.rmdir()
+        raise

@@ -1,0 +1,197 @@
+"""bundle.json: what a bundle contains, and the checks that need no torch."""
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import BundleError
+
+FILE_NAME = "bundle.json"
+SCHEMA = 1
+TOP_K = 5
+
+Head = Literal["timm", "sequential"]
+Activation = Literal["softmax", "sigmoid"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+CropMode = Literal["center", "squash", "border"]
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise ValueError("must be a relative path inside the bundle")
+    return path
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a bundle name or version is safe as one directory name and one header value."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", name) is not None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Input(_Part):
+    """How an image becomes the model's input; the words are timm's."""
+
+    size: tuple[Literal[3], Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    interpolation: Interpolation
+    crop_pct: Annotated[float, Field(gt=0, le=2)]
+    crop_mode: CropMode
+
+
+class File(_Part):
+    """A file of the bundle, by its path relative to bundle.json."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Source(_Part):
+    """The checkpoint a bundle was made from."""
+
+    checkpoint: str
+    sha256: str
+
+
+class Manifest(_Part):
+    """The content of bundle.json."""
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    name: str
+    version: str
+    architecture: str
+    head: Head
+    num_classes: Annotated[int, Field(ge=1)]
+    activation: Activation
+    input: Input
+    weights: File
+    labels: File
+    golden: File
+    golden_samples: tuple[File, ...]
+    created: str
+    source: Source
+    metrics: dict[str, float] | None = None
+
+    def files(self) -> list[File]:
+        """Every file beside bundle.json."""
+        return [self.weights, self.labels, self.golden, *self.golden_samples]
+
+    def to_json(self) -> str:
+        """The text of bundle.json."""
+        return json.dumps(self.model_dump(by_alias=True, exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+
+
+class Ranked(_Part):
+    """One class of a golden answer."""
+
+    class_id: int
+    class_name: str
+    probability: float
+
+
+class GoldenSample(_Part):
+    """An image and the classes it must get, best first."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    top: tuple[Ranked, ...]
+
+
+class Golden(_Part):
+    """The content of golden.json."""
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    top_k: int
+    tolerance: float
+    samples: tuple[GoldenSample, ...]
+
+    def to_json(self) -> str:
+        """The text of golden.json."""
+        return json.dumps(self.model_dump(by_alias=True), indent=2, ensure_ascii=False) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: Path, root: Path) -> File:
+    """The manifest entry of a file under `root`."""
+    return File(file=path.relative_to(root).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def read(directory: Path) -> tuple[Manifest, str]:
+    """Read bundle.json; the second value is the bundle's sha256, the digest of bundle.json itself."""
+    path = directory / FILE_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            "bundle_missing",
+            f"{path} cannot be read ({error.strerror}); point at a directory made by `python -m app.bundle create`.",
+        ) from None
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise BundleError("manifest_invalid", f"{path} is not a valid manifest at {where}: {first['msg']}.") from None
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def check_files(manifest: Manifest, directory: Path) -> None:
+    """Compare every file of the bundle with its recorded size and checksum."""
+    for entry in manifest.files():
+        path = directory / entry.file
+        if not path.is_file():
+            raise BundleError(
+                "file_missing", f"{path} is named in bundle.json but is not there; copy the bundle again."
+            )
+        if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
+            raise BundleError(
+                "checksum_mismatch",
+                f"{path} does not have the checksum recorded in bundle.json; it was damaged or changed, so copy the "
+                "bundle again from its source.",
+            )
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The labels of a file, one a line, in class order."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BundleError("labels_missing", f"The labels file {path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise BundleError("labels_invalid", f"The labels file {path} is not UTF-8 text; save it as UTF-8.") from None
+    labels = tuple(line.strip() for line in lines)
+    if not labels or not all(labels):
+        raise BundleError("labels_invalid", f"The labels file {path} is empty or has an empty line; name every class.")
+    return labels
+
+
+def check_labels(labels: tuple[str, ...], num_classes: int, path: Path) -> None:
+    """Refuse labels that do not name every class of the model exactly once per class id."""
+    if len(labels) != num_classes:
+        raise BundleError(
+            "class_count_mismatch",
+            f"{path} names {len(labels)} classes but the model's head has {num_classes}; use the labels the model was "
+            "trained with.",
+        )
+
+
+def default_labels(num_classes: int) -> Path | None:
+    """The labels file that belongs to a well-known number of classes."""
+    name = {67: "cat_breeds.txt", 1000: "imagenet_1k.txt"}.get(num_classes)
+    return DATA / "labels" / name if name else None
+
+
+DATA = Path(__file__).resolve().parent.parent / "data"

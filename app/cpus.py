@@ -1,0 +1,30 @@
+"""How many CPUs this process may really use."""
+
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available(cgroup: Path = CGROUP) -> int:
+    """Whole CPUs from the affinity mask and the container's CPU quota (cgroup v2 or v1), at least one.
+
+    torch and thread pools count the host's CPUs; under a quota that many threads only get throttled.
+    """
+    cpus = len(os.sched_getaffinity(0))
+    quota = _quota(cgroup)
+    return max(1, cpus if quota is None else min(cpus, int(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if limit in ("max", "-1"):
+        return None
+    return int(limit) / int(period)

@@ -1,0 +1,114 @@
+"""Images: checked by their header, decoded, and brought to the model's input size exactly as timm does it."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import create_transform
+
+from app.bundle.manifest import Input
+from app.errors import ServiceError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MIN_SIDE = 10
+# A resize to the model's short side would blow a thin strip up to gigabytes.
+MAX_ASPECT_RATIO = 100
+
+# The header is checked below, with our own limit and our own answer.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as uint8 CHW pixels of the model's input size, with what was known of the original."""
+
+    pixels: torch.Tensor
+    width: int
+    height: int
+    format: str
+    mode: str
+
+
+class Decoder:
+    """Turns file content into model input; one per model, used by several threads."""
+
+    def __init__(self, settings: Input, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        # timm's own evaluation transform without its last two steps: the engine normalises whole batches.
+        self._transform = create_transform(
+            settings.size,
+            is_training=False,
+            interpolation=settings.interpolation,
+            mean=settings.mean,
+            std=settings.std,
+            crop_pct=settings.crop_pct,
+            crop_mode=settings.crop_mode,
+            normalize=False,
+        )
+
+    def decode(self, content: bytes | memoryview) -> DecodedImage:
+        """Check and decode one image; a ServiceError says why it is refused."""
+        if not content:
+            raise ServiceError("empty_file", "The file is empty; send the bytes of an image.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = self._open(content)
+            with image:
+                self._check_size(image.width, image.height)
+                original = (image.width, image.height, _format(image), image.mode)
+                rgb = _to_rgb(image)
+        return DecodedImage(self._transform(rgb), *original)
+
+    def _open(self, content: bytes | memoryview) -> Image.Image:
+        try:
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ServiceError(
+                "invalid_file_type",
+                f"Invalid file type: the content is not an image this service reads ({_names()}).",
+            ) from None
+        except Exception as error:  # each of Pillow's format readers raises its own kinds on damaged headers
+            raise _corrupted(error) from None
+
+    def _check_size(self, width: int, height: int) -> None:
+        if min(width, height) < MIN_SIDE:
+            raise ServiceError(
+                "image_too_small", f"The image is too small: {width}x{height}; the least is {MIN_SIDE}x{MIN_SIDE}."
+            )
+        if width * height > self._max_pixels:
+            raise ServiceError(
+                "image_too_large",
+                f"The image dimensions are too large: {width}x{height} is more than {self._max_pixels} pixels.",
+            )
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+            raise ServiceError(
+                "image_too_large",
+                f"The image dimensions are too large: {width}x{height} is longer than {MAX_ASPECT_RATIO} times its "
+                "short side.",
+            )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Decode the first frame to RGB; alpha is dropped, as timm does, and 16-bit grey is scaled instead of clipped."""
+    try:
+        image.load()
+        if image.mode.startswith("I"):
+            return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
+        return image.convert("RGB")
+    except Exception as error:  # each of Pillow's format readers raises its own kinds on damaged data
+        raise _corrupted(error) from None
+
+
+def _format(image: Image.Image) -> str:
+    # Phones write JPEG files with a second picture inside, which Pillow calls MPO.
+    return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _names() -> str:
+    return ", ".join(FORMATS)
+
+
+def _corrupted(error: Exception) -> ServiceError:
+    return ServiceError("corrupted_image", f"The image is corrupted or incomplete: {error}.")

@@ -1,0 +1,78 @@
+"""The application: routes, error envelope and lifetime, wired together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app import __version__, logs
+from app import settings as settings_module
+from app.errors import ServiceError
+from app.middleware import Exchange
+from app.routes import health, model, pages, predict
+from app.service import Service
+from app.settings import Settings
+
+RETRY_AFTER_SECONDS = 1
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; without settings it reads them, and sets up logging, itself (`uvicorn --factory`)."""
+    if settings is None:
+        settings = settings_module.load()
+        logs.configure(settings.log_level, settings.log_dir)
+    service = Service(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        service.stop()
+
+    app = FastAPI(
+        title="Image classification",
+        version=__version__,
+        description='Classifies images with one timm model. Every error is `{"detail", "code"}`.',
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.add_middleware(Exchange, service=service)
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    for module in (health, predict, model, pages):
+        app.include_router(module.router)
+    return app
+
+
+def _envelope(request: Request, status: int, code: str, detail: str, headers: dict[str, str]) -> JSONResponse:
+    service: Service = request.app.state.service
+    service.metrics.errors.labels(code).inc()
+    return JSONResponse({"detail": detail, "code": code}, status, headers)
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, ServiceError):
+        raise error
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == 503 else {}
+    return _envelope(request, error.status, error.code, error.detail, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    code = _HTTP_CODES.get(error.status_code, "invalid_request")
+    detail = f"{request.method} {request.url.path}: {error.detail}."
+    return _envelope(request, error.status_code, code, detail, dict(error.headers or {}))
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _envelope(request, 422, "invalid_request", f"{where}: {first['msg']}.", {})

@@ -1,0 +1,55 @@
+"""Health: whether the process answers, and whether it takes requests."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.lifecycle import State
+from app.metrics import CONTENT_TYPE
+from app.schemas import Error, Live, NotReady, Ready
+from app.service import Service
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", response_model=Live, responses={503: {"model": Error}})
+@router.get("/health/live", response_model=Live, responses={503: {"model": Error}})
+async def live(request: Request) -> Response:
+    """Say that the process answers; 503 once its device is lost and only a restart can help."""
+    lifecycle = _service(request).lifecycle
+    if lifecycle.alive:
+        return JSONResponse({"status": "alive"})
+    return JSONResponse({"status": str(lifecycle.state), "detail": lifecycle.detail, "code": str(lifecycle.state)}, 503)
+
+
+@router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady}})
+async def ready(request: Request) -> Response:
+    """Say whether requests are welcome, or why not."""
+    service = _service(request)
+    lifecycle, model = service.lifecycle, service.model
+    if lifecycle.state is State.READY and model:
+        return JSONResponse(
+            {
+                "status": "ready",
+                "model_loaded": True,
+                "model_name": model.name,
+                "device": model.engine.device,
+                "num_classes": len(model.labels),
+            }
+        )
+    reason = str(lifecycle.state)
+    return JSONResponse(
+        {"status": reason, "model_loaded": model is not None, "detail": lifecycle.detail, "code": reason},
+        503,
+        {"Retry-After": "1"},
+    )
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Show the metrics in the OpenMetrics format."""
+    return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service

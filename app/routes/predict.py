@@ -1,0 +1,131 @@
+"""Predictions: one image, or several in one request."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import RootModel
+from starlette.requests import ClientDisconnect
+
+from app import uploads
+from app.errors import ServiceError
+from app.schemas import Error, FileError, Prediction
+from app.service import Service
+
+router = APIRouter(prefix="/api/v1", tags=["predict"])
+
+# Refusals that concern the whole service, not one file of a batch.
+_GENERAL = (499, 500, 503, 504)
+_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in (400, 413, 422, 503, 504)}
+
+
+class Answers(RootModel[list[Prediction | FileError]]):
+    """The answers of a batch, in the order of its files."""
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": {"type": "object", "required": [field], "properties": {field: schema}}}
+
+
+_FILE = {"type": "string", "format": "binary"}
+
+
+@router.post(
+    "/predict",
+    response_model=Prediction,
+    responses=_ERRORS,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": _form("file", _FILE), "image/*": {"schema": _FILE}},
+        }
+    },
+)
+async def predict(request: Request) -> Response:
+    """Classify one image, sent as the form field `file` or as the body itself."""
+    service: Service = request.app.state.service
+
+    async def work() -> Prediction:
+        service.loaded()
+        with service.admit(1):
+            upload = await uploads.read_file(request, service.settings.max_upload_bytes)
+            return await _while_connected(request, service.classify(upload))
+
+    return _json(await _in_time(service, work()))
+
+
+@router.post(
+    "/predict/batch",
+    response_model=Answers,
+    responses=_ERRORS,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": _form("files", {"type": "array", "items": _FILE})},
+        }
+    },
+)
+async def predict_batch(request: Request) -> Response:
+    """Classify several images, sent as form fields named `files`; a bad file gets an error in its place."""
+    service: Service = request.app.state.service
+    limits = service.settings
+
+    async def classify(upload: uploads.Upload) -> Prediction | FileError:
+        try:
+            uploads.check_type(upload)
+            uploads.check_length(upload, limits.max_upload_bytes)
+            return await service.classify(upload)
+        except ServiceError as error:
+            if error.status in _GENERAL:
+                raise
+            service.metrics.errors.labels(error.code).inc()
+            return FileError(filename=upload.filename, detail=error.detail, code=error.code)
+
+    async def work() -> Answers:
+        service.loaded()
+        with service.admit(1):
+            files = await uploads.read_files(request, limits.max_batch_bytes, limits.max_files)
+            with service.admit(len(files) - 1):
+                return Answers(await _while_connected(request, _all([classify(file) for file in files])))
+
+    return _json(await _in_time(service, work()))
+
+
+async def _all[T](works: list[Coroutine[Any, Any, T]]) -> list[T]:
+    # A group, so that one general failure ends the others instead of leaving them behind.
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _in_time[T](service: Service, work: Awaitable[T]) -> T:
+    seconds = service.settings.request_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise ServiceError("deadline_exceeded", f"The request took longer than {seconds:g} seconds.") from None
+    except ClientDisconnect:
+        raise ServiceError("client_closed_request", "The client closed the connection.") from None
+
+
+async def _while_connected[T](request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for the work, but give it up when the client goes away, so that nobody waits behind a lost request."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+def _json(answer: Prediction | Answers) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

@@ -1,0 +1,135 @@
+"""The answers of the service, as the OpenAPI document shows them."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Answer(BaseModel):
+    # The contract has fields named model_*, which pydantic otherwise keeps for itself.
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class Error(_Answer):
+    """Every answer that is not a success."""
+
+    detail: str
+    code: str
+
+
+class FileError(Error):
+    """What was wrong with one file of a batch."""
+
+    filename: str | None
+
+
+class RankedClass(_Answer):
+    """One of the best classes."""
+
+    rank: int
+    class_name: str
+    class_id: int
+    confidence: float
+
+
+class ImageMetadata(_Answer):
+    """The image as it was sent."""
+
+    original_width: int
+    original_height: int
+    format: str
+    mode: str
+    file_size_bytes: int
+    filename: str | None
+
+
+class ModelInfo(_Answer):
+    """The model that answered."""
+
+    model_name: str
+    device: str
+    num_classes: int
+    version: str
+
+
+class Prediction(_Answer):
+    """The classes of one image; `inference_time_ms` is the time of the forward it was part of."""
+
+    predicted_class: str
+    confidence: float
+    top_5_predictions: list[RankedClass]
+    inference_time_ms: float
+    image_metadata: ImageMetadata
+    model_info: ModelInfo
+
+
+class BundleInfo(_Answer):
+    """The bundle that is served; `sha256` identifies it, or the bare checkpoint."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class SpeedMetrics(_Answer):
+    """Times of the latest forwards."""
+
+    predictions: int
+    mean_inference_time_ms: float | None
+    p50_inference_time_ms: float | None
+    p95_inference_time_ms: float | None
+
+
+class ModelDetails(_Answer):
+    """Everything known about the model."""
+
+    model_name: str
+    architecture: str
+    num_classes: int
+    image_size: int
+    checkpoint_path: str
+    device: str
+    is_loaded: bool
+    class_names: list[str]
+    performance_metrics: dict[str, float]
+    speed_metrics: SpeedMetrics
+    version: str
+    bundle: BundleInfo
+    release: str | None
+
+
+class ClassName(_Answer):
+    """One class of the model."""
+
+    id: int
+    name: str
+
+
+class Classes(_Answer):
+    """The classes of the model, in class order."""
+
+    num_classes: int
+    classes: list[ClassName]
+
+
+class Live(_Answer):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Ready(_Answer):
+    """The service takes requests."""
+
+    status: Literal["ready"]
+    model_loaded: Literal[True]
+    model_name: str
+    device: str
+    num_classes: int
+
+
+class NotReady(Error):
+    """Why the service takes no requests now."""
+
+    status: str
+    model_loaded: bool

@@ -1,0 +1,183 @@
+"""The service: what the routes share between them and what outlives a request."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from app import __version__, cpus
+from app.batching import Batcher
+from app.errors import BundleError, ServiceError
+from app.lifecycle import Lifecycle, State
+from app.metrics import Metrics
+from app.schemas import ImageMetadata, ModelInfo, Prediction, RankedClass, SpeedMetrics
+from app.settings import Settings
+from app.uploads import Upload
+
+if TYPE_CHECKING:
+    from app.serving import ServedModel
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """The model with its queue, decode threads, metrics and lifecycle."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics(settings.queue_size)
+        self.lifecycle = Lifecycle(settings.drain_seconds)
+        self.model: ServedModel | None = None
+        self._batcher: Batcher | None = None
+        self._decoders = ThreadPoolExecutor(settings.decode_threads or cpus.available(), thread_name_prefix="decode")
+        self._admitted = 0
+        self._forward_ms: deque[float] = deque(maxlen=1000)
+        self._predictions = 0
+        self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY)
+        self.metrics.in_flight.set_function(lambda: self.lifecycle.in_flight)
+        self.metrics.images_in_service.set_function(lambda: self._admitted)
+
+    def start(self) -> None:
+        """Begin to load the model; called by the event loop once HTTP is to come up."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._load, args=(loop,), name="loader", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        if self._batcher:
+            self._batcher.stop()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def loaded(self) -> "ServedModel":
+        """The model, or the reason why there is none."""
+        state = self.lifecycle.state
+        if state is State.DEVICE_LOST:
+            raise ServiceError("device_lost", "The device stopped working; the service restarts.")
+        if state is State.GPU_REQUIRED:
+            raise ServiceError("gpu_required", self.lifecycle.detail)
+        if self.model is None:
+            raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
+        return self.model
+
+    @contextmanager
+    def admit(self, images: int) -> Iterator[None]:
+        """Take places for images, or refuse when the service holds as many as it may."""
+        if self._admitted + images > self.settings.queue_size:
+            raise ServiceError("queue_full", "The queue is full; send the request again shortly.")
+        self._admitted += images
+        try:
+            yield
+        finally:
+            self._admitted -= images
+
+    async def classify(self, upload: Upload) -> Prediction:
+        """Decode one image off the event loop and wait for its turn on the model."""
+        model = self.loaded()
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        image = await loop.run_in_executor(self._decoders, model.decoder.decode, upload.content)
+        self.metrics.decode_duration.observe(time.perf_counter() - started)
+        if self._batcher is None:
+            raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
+        result = await self._batcher.submit(image.pixels)
+        self.metrics.predictions.inc()
+        self._predictions += 1
+        forward_ms = result.seconds * 1000
+        self._forward_ms.append(forward_ms)
+        ranked = [
+            RankedClass(rank=rank, class_name=model.labels[class_id], class_id=class_id, confidence=probability)
+            for rank, (class_id, probability) in enumerate(
+                zip(result.ranking.class_ids, result.ranking.probabilities, strict=True), start=1
+            )
+        ]
+        return Prediction(
+            predicted_class=ranked[0].class_name,
+            confidence=ranked[0].confidence,
+            top_5_predictions=ranked,
+            inference_time_ms=round(forward_ms, 3),
+            image_metadata=ImageMetadata(
+                original_width=image.width,
+                original_height=image.height,
+                format=image.format,
+                mode=image.mode,
+                file_size_bytes=len(upload.content),
+                filename=upload.filename,
+            ),
+            model_info=ModelInfo(
+                model_name=model.name,
+                device=model.engine.device,
+                num_classes=len(model.labels),
+                version=model.version,
+            ),
+        )
+
+    def speed(self) -> SpeedMetrics:
+        """Times of the latest forwards."""
+        times = sorted(self._forward_ms)
+        if not times:
+            return SpeedMetrics(
+                predictions=0, mean_inference_time_ms=None, p50_inference_time_ms=None, p95_inference_time_ms=None
+            )
+        return SpeedMetrics(
+            predictions=self._predictions,
+            mean_inference_time_ms=round(sum(times) / len(times), 3),
+            p50_inference_time_ms=round(times[len(times) // 2], 3),
+            p95_inference_time_ms=round(times[len(times) * 95 // 100], 3),
+        )
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Load in a thread: importing torch and reading weights takes seconds in which HTTP must answer."""
+        started = time.perf_counter()
+        try:
+            import torch
+
+            from app import serving
+
+            torch.set_num_threads(self.settings.torch_threads or cpus.available())
+            model = serving.load(self.settings)
+        except ServiceError as error:
+            log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
+            self._tell(loop, lambda detail=error.detail: self.lifecycle.gpu_missing(detail))
+        except BundleError as error:
+            log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
+            self._tell(loop, lambda detail=error.detail: self.lifecycle.bundle_refused(detail))
+        except Exception as error:  # nobody waits for this thread, so whatever it meets must end the process here
+            detail = f"Loading the model failed: {type(error).__name__}: {error}"
+            log.exception("The model cannot be loaded", extra={"code": "load_failed", "detail": detail})
+            self._tell(loop, lambda: self.lifecycle.device_lost(detail))
+        else:
+            seconds = time.perf_counter() - started
+            self._tell(loop, lambda: self._serve(model, seconds, torch.__version__))
+
+    def _serve(self, model: "ServedModel", seconds: float, torch_version: str) -> None:
+        def lost(detail: str) -> None:
+            log.error("The device is lost", extra={"code": "device_lost", "detail": detail})
+            self._tell(loop, lambda: self.lifecycle.device_lost(detail))
+
+        loop = asyncio.get_running_loop()
+        self.model = model
+        self._batcher = Batcher(model.engine, self.metrics, lost)
+        self.metrics.load_duration.set(seconds)
+        about = {
+            "service_version": __version__,
+            "torch_version": torch_version,
+            "model_name": model.name,
+            "model_version": model.version,
+            "device": model.engine.device,
+        }
+        self.metrics.build.info(about)
+        self.lifecycle.model_loaded()
+        log.info("The service is ready", extra={**about, "load_seconds": round(seconds, 3), "sha256": model.sha256})
+
+    @staticmethod
+    def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+        """Have the event loop do something; the lifecycle belongs to it."""
+        try:
+            loop.call_soon_threadsafe(what)
+        except RuntimeError:  # the loop is closed: the process is ending anyway
+            log.debug("The event loop ended first")

@@ -1,0 +1,120 @@
+"""The model in service: loaded, warmed up, and described."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app import model
+from app.bundle import manifest as manifests
+from app.bundle import verify
+from app.checkpoint import read as read_checkpoint
+from app.engine import Engine, choose_device
+from app.errors import BundleError
+from app.imaging import Decoder
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What requests need of the model, and what it says about itself."""
+
+    engine: Engine
+    decoder: Decoder
+    name: str
+    architecture: str
+    version: str
+    sha256: str
+    labels: tuple[str, ...]
+    image_size: int
+    path: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Source:
+    module: "nn.Module"
+    settings: manifests.Input
+    activation: manifests.Activation
+    name: str
+    architecture: str
+    version: str
+    sha256: str
+    labels: tuple[str, ...]
+    path: Path
+    metrics: dict[str, float]
+
+
+def load(settings: Settings) -> ServedModel:
+    """Load the model the settings name and run it once; runs in a thread while HTTP already answers."""
+    device = choose_device(settings.device, settings.require_gpu)
+    source = _from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
+    engine = Engine(source.module, source.settings, source.activation, device, settings.max_batch)
+    engine.warm_up()
+    return ServedModel(
+        engine=engine,
+        decoder=Decoder(source.settings, settings.max_pixels),
+        name=source.name,
+        architecture=source.architecture,
+        version=source.version,
+        sha256=source.sha256,
+        labels=source.labels,
+        image_size=source.settings.size[1],
+        path=str(source.path),
+        metrics=source.metrics,
+    )
+
+
+def _from_bundle(directory: Path) -> _Source:
+    verified = verify.verify(directory)
+    manifest = verified.manifest
+    return _Source(
+        module=verified.module,
+        settings=manifest.input,
+        activation=manifest.activation,
+        name=manifest.name,
+        architecture=manifest.architecture,
+        version=manifest.version,
+        sha256=verified.sha256,
+        labels=verified.labels,
+        path=directory / manifest.weights.file,
+        metrics=manifest.metrics or {},
+    )
+
+
+def _from_checkpoint(settings: Settings) -> _Source:
+    path, architecture = settings.checkpoint_path, settings.model_name
+    if path is None or architecture is None:
+        raise BundleError("checkpoint_missing", "Set API_CHECKPOINT_PATH and API_MODEL_NAME.")
+    checkpoint = read_checkpoint(path, architecture)
+    if settings.num_classes not in (None, checkpoint.num_classes):
+        raise BundleError(
+            "class_count_mismatch",
+            f"API_NUM_CLASSES is {settings.num_classes} but the head of {path} has {checkpoint.num_classes} classes; "
+            "set it to what the checkpoint was trained with.",
+        )
+    labels_path = settings.labels_path or manifests.default_labels(checkpoint.num_classes)
+    if labels_path is None:
+        raise BundleError(
+            "labels_missing",
+            f"{path} has {checkpoint.num_classes} classes and no labels file is known for that number; set "
+            "API_LABELS_PATH.",
+        )
+    labels = manifests.read_labels(labels_path)
+    manifests.check_labels(labels, checkpoint.num_classes, labels_path)
+    inputs = model.default_input(architecture, checkpoint.head, settings.image_size)
+    module = model.load(architecture, checkpoint.head, checkpoint.num_classes, inputs.size, checkpoint.state, str(path))
+    return _Source(
+        module=module,
+        settings=inputs,
+        activation="softmax",
+        name=architecture,
+        architecture=architecture,
+        version=checkpoint.sha256[:12],
+        sha256=checkpoint.sha256,
+        labels=labels,
+        path=path,
+        metrics=checkpoint.metrics,
+    )

@@ -1,0 +1,99 @@
+"""Settings of the service, read from environment variables with the prefix `API_`."""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import SettingsError
+
+PREFIX = "API_"
+# In a container the published address decides who reaches the service.
+EVERY_ADDRESS = str(ipaddress.IPv4Address(0))
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    host: str = Field(EVERY_ADDRESS, description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+
+    bundle_path: Path | None = Field(None, description="Directory of the bundle to serve.")
+    checkpoint_path: Path | None = Field(None, description="A bare checkpoint to serve instead of a bundle.")
+    model_name: str | None = Field(None, description="timm architecture of the bare checkpoint.")
+    num_classes: int | None = Field(None, ge=1, description="Classes the bare checkpoint must have.")
+    image_size: int | None = Field(None, ge=16, le=2048, description="Input side of the bare checkpoint in pixels.")
+    labels_path: Path | None = Field(None, description="Labels of the bare checkpoint, one a line.")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model computes.")
+    require_gpu: bool = Field(False, description="Never become ready on a CPU.")
+    torch_threads: int = Field(0, ge=0, description="CPU threads of one forward; 0 means every CPU available.")
+    decode_threads: int = Field(0, ge=0, description="Threads that decode images; 0 means one per CPU available.")
+
+    max_upload_bytes: int = Field(10_485_760, ge=1, description="Largest image file.")
+    max_batch_bytes: int = Field(33_554_432, ge=1, description="Largest body of a batch request.")
+    max_files: int = Field(16, ge=1, description="Most files in a batch request.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
+
+    queue_size: int = Field(64, ge=1, description="Most images in the service at once; beyond it 503.")
+    max_batch: int = Field(8, ge=1, description="Most images in one forward.")
+    request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of a request; past it 504.")
+    drain_seconds: float = Field(30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_dir: Path | None = Field(None, description="Directory of a rotating copy of the log.")
+    release_id: str | None = Field(None, description="Release this instance belongs to; echoed in X-Release-ID.")
+
+
+def variables() -> list[str]:
+    """The names of every environment variable the service reads."""
+    return [PREFIX + name.upper() for name in Settings.model_fields]
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings, refusing names nobody reads and values that contradict each other."""
+    known = variables()
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingsError("unknown_setting", f"{name} is not a setting of this service; did you mean {nearest}?")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(
+            "invalid_setting", f"{name} is {first['input']!r}, which is refused: {first['msg']}."
+        ) from None
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.bundle_path and settings.checkpoint_path:
+        raise SettingsError(
+            "conflicting_settings", "API_BUNDLE_PATH and API_CHECKPOINT_PATH are both set; keep the one to serve."
+        )
+    if not settings.bundle_path and not settings.checkpoint_path:
+        raise SettingsError(
+            "no_model", "No model is named; set API_BUNDLE_PATH to a bundle made by `python -m app.bundle create`."
+        )
+    if settings.checkpoint_path and not settings.model_name:
+        raise SettingsError(
+            "no_model", "API_CHECKPOINT_PATH needs API_MODEL_NAME, the checkpoint's timm architecture (resnet50, …)."
+        )
+    if settings.max_files > settings.queue_size:
+        raise SettingsError(
+            "conflicting_settings",
+            f"API_MAX_FILES ({settings.max_files}) is above API_QUEUE_SIZE ({settings.queue_size}), so a full batch "
+            "request could never be admitted; lower the first or raise the second.",
+        )
