@@ -74,5 +74,5 @@ if __name__ == "__main__":
     code = main()
     logging.shutdown()
     sys.stdout.flush()
-    # A model thread may be inside the device's library, which an orderly interpreter shutdown would wait for or crash on.
+    # A model thread may be inside the device's library: an orderly end of the interpreter would wait for it or crash.
     os._exit(code)

@@ -5,6 +5,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -23,7 +24,7 @@ _STATE_KEYS = ("model_state_dict", "state_dict")
 _METRIC_KEYS = re.compile(r"(epoch|((val|valid|best|test)_?\w*(acc|accuracy|f1|loss)\w*))")
 # Trainers store metrics as NumPy scalars; reading these runs no code of the checkpoint.
 _SAFE_GLOBALS = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-_SCALAR = np.float64(0).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The container's health check: exit 0 when the service is ready, 1 otherwise. Standard library only, so it is quick."""
+"""The container's health check: exit 0 when the service is ready, else 1. Only the standard library, so it is quick."""
 
 import http.client
 import os

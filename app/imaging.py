@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 
 from app.bundle.manifest import Input
 from app.errors import ServiceError

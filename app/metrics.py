@@ -1,9 +1,12 @@
 """What the service counts, in base units, for /metrics."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+_encode: Callable[[CollectorRegistry], bytes] = generate_latest
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -62,5 +65,4 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The metrics in the OpenMetrics text format."""
-        text: bytes = generate_latest(self.registry)
-        return text
+        return _encode(self.registry)

@@ -3,9 +3,11 @@
 import difflib
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from app.bundle.manifest import Head, Input
@@ -26,8 +28,18 @@ def check_architecture(architecture: str) -> None:
 
 def head_key(architecture: str) -> str:
     """The key of the last layer's weight in the architecture's own state dict."""
-    classifier = timm.get_pretrained_cfg(architecture).classifier
+    classifier: object = _config(architecture).classifier
     return f"{classifier[0] if isinstance(classifier, tuple | list) else classifier}.weight"
+
+
+def _config(architecture: str) -> PretrainedCfg:
+    check_architecture(architecture)
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None:
+        raise BundleError(
+            "unknown_architecture", f"timm knows no settings for {architecture!r}; use one of its listed architectures."
+        )
+    return config
 
 
 def default_input(architecture: str, head: Head, image_size: int | None = None) -> Input:
@@ -46,15 +58,17 @@ def default_input(architecture: str, head: Head, image_size: int | None = None) 
             crop_pct=1.0,
             crop_mode="squash",
         )
-    config = timm.get_pretrained_cfg(architecture)
+    config = _config(architecture)
     _, height, width = config.input_size
-    return Input(
-        size=(3, image_size or height, image_size or width),
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        crop_mode=config.crop_mode,
+    return Input.model_validate(
+        {
+            "size": (3, image_size or height, image_size or width),
+            "mean": config.mean,
+            "std": config.std,
+            "interpolation": config.interpolation,
+            "crop_pct": config.crop_pct,
+            "crop_mode": config.crop_mode,
+        }
     )
 
 
@@ -66,10 +80,9 @@ def build(
     device: str = "meta",
 ) -> nn.Module:
     """Build an architecture with uninitialised weights, on the meta device unless told otherwise."""
-    check_architecture(architecture)
-    options: dict[str, object] = {}
-    config = timm.get_pretrained_cfg(architecture)
-    if size and config and config.fixed_input_size and tuple(config.input_size) != size:
+    options: dict[str, Any] = {}
+    config = _config(architecture)
+    if size and config.fixed_input_size and tuple(config.input_size) != size:
         options["img_size"] = size[1:]
     with torch.device(device):
         if head == "timm":
@@ -78,7 +91,7 @@ def build(
             module: nn.Module = timm.create_model(architecture, pretrained=False, **options)
             return module
         backbone = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
-        features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+        features: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
         classifier = nn.Sequential(nn.Dropout(), nn.Linear(features, num_classes or 1))
         sequence = nn.Sequential()
         sequence.add_module("backbone", backbone)

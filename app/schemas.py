@@ -10,14 +10,14 @@ class _Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class Error(_Answer):
+class ErrorAnswer(_Answer):
     """Every answer that is not a success."""
 
     detail: str
     code: str
 
 
-class FileError(Error):
+class FileError(ErrorAnswer):
     """What was wrong with one file of a batch."""
 
     filename: str | None
@@ -128,7 +128,7 @@ class Ready(_Answer):
     num_classes: int
 
 
-class NotReady(Error):
+class Unready(ErrorAnswer):
     """Why the service takes no requests now."""
 
     status: str

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app import __version__, cpus
@@ -142,22 +143,22 @@ class Service:
             model = serving.load(self.settings)
         except ServiceError as error:
             log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
-            self._tell(loop, lambda detail=error.detail: self.lifecycle.gpu_missing(detail))
+            self._tell(loop, partial(self.lifecycle.gpu_missing, error.detail))
         except BundleError as error:
             log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
-            self._tell(loop, lambda detail=error.detail: self.lifecycle.bundle_refused(detail))
+            self._tell(loop, partial(self.lifecycle.bundle_refused, error.detail))
         except Exception as error:  # nobody waits for this thread, so whatever it meets must end the process here
             detail = f"Loading the model failed: {type(error).__name__}: {error}"
             log.exception("The model cannot be loaded", extra={"code": "load_failed", "detail": detail})
-            self._tell(loop, lambda: self.lifecycle.device_lost(detail))
+            self._tell(loop, partial(self.lifecycle.device_lost, detail))
         else:
             seconds = time.perf_counter() - started
-            self._tell(loop, lambda: self._serve(model, seconds, torch.__version__))
+            self._tell(loop, partial(self._serve, model, seconds, torch.__version__))
 
     def _serve(self, model: "ServedModel", seconds: float, torch_version: str) -> None:
         def lost(detail: str) -> None:
             log.error("The device is lost", extra={"code": "device_lost", "detail": detail})
-            self._tell(loop, lambda: self.lifecycle.device_lost(detail))
+            self._tell(loop, partial(self.lifecycle.device_lost, detail))
 
         loop = asyncio.get_running_loop()
         self.model = model

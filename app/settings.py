@@ -24,34 +24,40 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
     )
 
-    host: str = Field(EVERY_ADDRESS, description="Address to listen on.")
-    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    host: str = Field(default=EVERY_ADDRESS, description="Address to listen on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
 
-    bundle_path: Path | None = Field(None, description="Directory of the bundle to serve.")
-    checkpoint_path: Path | None = Field(None, description="A bare checkpoint to serve instead of a bundle.")
-    model_name: str | None = Field(None, description="timm architecture of the bare checkpoint.")
-    num_classes: int | None = Field(None, ge=1, description="Classes the bare checkpoint must have.")
-    image_size: int | None = Field(None, ge=16, le=2048, description="Input side of the bare checkpoint in pixels.")
-    labels_path: Path | None = Field(None, description="Labels of the bare checkpoint, one a line.")
+    bundle_path: Path | None = Field(default=None, description="Directory of the bundle to serve.")
+    checkpoint_path: Path | None = Field(default=None, description="A bare checkpoint to serve instead of a bundle.")
+    model_name: str | None = Field(default=None, description="timm architecture of the bare checkpoint.")
+    num_classes: int | None = Field(default=None, ge=1, description="Classes the bare checkpoint must have.")
+    image_size: int | None = Field(
+        default=None, ge=16, le=2048, description="Input side of the bare checkpoint in pixels."
+    )
+    labels_path: Path | None = Field(default=None, description="Labels of the bare checkpoint, one a line.")
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model computes.")
-    require_gpu: bool = Field(False, description="Never become ready on a CPU.")
-    torch_threads: int = Field(0, ge=0, description="CPU threads of one forward; 0 means every CPU available.")
-    decode_threads: int = Field(0, ge=0, description="Threads that decode images; 0 means one per CPU available.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model computes.")
+    require_gpu: bool = Field(default=False, description="Never become ready on a CPU.")
+    torch_threads: int = Field(default=0, ge=0, description="CPU threads of one forward; 0 means every CPU available.")
+    decode_threads: int = Field(
+        default=0, ge=0, description="Threads that decode images; 0 means one per CPU available."
+    )
 
-    max_upload_bytes: int = Field(10_485_760, ge=1, description="Largest image file.")
-    max_batch_bytes: int = Field(33_554_432, ge=1, description="Largest body of a batch request.")
-    max_files: int = Field(16, ge=1, description="Most files in a batch request.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
+    max_upload_bytes: int = Field(default=10_485_760, ge=1, description="Largest image file.")
+    max_batch_bytes: int = Field(default=33_554_432, ge=1, description="Largest body of a batch request.")
+    max_files: int = Field(default=16, ge=1, description="Most files in a batch request.")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
 
-    queue_size: int = Field(64, ge=1, description="Most images in the service at once; beyond it 503.")
-    max_batch: int = Field(8, ge=1, description="Most images in one forward.")
-    request_timeout_seconds: float = Field(30.0, gt=0, description="Deadline of a request; past it 504.")
-    drain_seconds: float = Field(30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
+    queue_size: int = Field(default=64, ge=1, description="Most images in the service at once; beyond it 503.")
+    max_batch: int = Field(default=8, ge=1, description="Most images in one forward.")
+    request_timeout_seconds: float = Field(default=30.0, gt=0, description="Deadline of a request; past it 504.")
+    drain_seconds: float = Field(default=30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
-    log_dir: Path | None = Field(None, description="Directory of a rotating copy of the log.")
-    release_id: str | None = Field(None, description="Release this instance belongs to; echoed in X-Release-ID.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_dir: Path | None = Field(default=None, description="Directory of a rotating copy of the log.")
+    release_id: str | None = Field(
+        default=None, description="Release this instance belongs to; echoed in X-Release-ID."
+    )
 
 
 def variables() -> list[str]:

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from app.errors import BundleError
 
 FILE_NAME = "bundle.json"
-SCHEMA = 1
 TOP_K = 5
 
 Head = Literal["timm", "sequential"]
@@ -65,7 +64,7 @@ class Source(_Part):
 class Manifest(_Part):
     """The content of bundle.json."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
     version: str
     architecture: str
@@ -108,7 +107,7 @@ class GoldenSample(_Part):
 class Golden(_Part):
     """The content of golden.json."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     top_k: int
     tolerance: float
     samples: tuple[GoldenSample, ...]

@@ -5,14 +5,14 @@ from fastapi.responses import JSONResponse
 
 from app.lifecycle import State
 from app.metrics import CONTENT_TYPE
-from app.schemas import Error, Live, NotReady, Ready
+from app.schemas import ErrorAnswer, Live, Ready, Unready
 from app.service import Service
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health", response_model=Live, responses={503: {"model": Error}})
-@router.get("/health/live", response_model=Live, responses={503: {"model": Error}})
+@router.get("/health", response_model=Live, responses={503: {"model": ErrorAnswer}})
+@router.get("/health/live", response_model=Live, responses={503: {"model": ErrorAnswer}})
 async def live(request: Request) -> Response:
     """Say that the process answers; 503 once its device is lost and only a restart can help."""
     lifecycle = _service(request).lifecycle
@@ -21,7 +21,7 @@ async def live(request: Request) -> Response:
     return JSONResponse({"status": str(lifecycle.state), "detail": lifecycle.detail, "code": str(lifecycle.state)}, 503)
 
 
-@router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady}})
+@router.get("/health/ready", response_model=Ready, responses={503: {"model": Unready}})
 async def ready(request: Request) -> Response:
     """Say whether requests are welcome, or why not."""
     service = _service(request)

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Request
 
-from app.schemas import BundleInfo, Classes, ClassName, Error, ModelDetails
+from app.schemas import BundleInfo, Classes, ClassName, ErrorAnswer, ModelDetails
 from app.service import Service
 
-router = APIRouter(prefix="/api/v1/model", tags=["model"], responses={503: {"model": Error}})
+router = APIRouter(prefix="/api/v1/model", tags=["model"], responses={503: {"model": ErrorAnswer}})
 
 
 @router.get("/info")

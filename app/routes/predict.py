@@ -10,14 +10,14 @@ from starlette.requests import ClientDisconnect
 
 from app import uploads
 from app.errors import ServiceError
-from app.schemas import Error, FileError, Prediction
+from app.schemas import ErrorAnswer, FileError, Prediction
 from app.service import Service
 
 router = APIRouter(prefix="/api/v1", tags=["predict"])
 
 # Refusals that concern the whole service, not one file of a batch.
 _GENERAL = (499, 500, 503, 504)
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in (400, 413, 422, 503, 504)}
+_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 413, 422, 503, 504)}
 
 
 class Answers(RootModel[list[Prediction | FileError]]):
