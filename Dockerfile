@@ -35,7 +35,8 @@ COPY requirements/${FLAVOR}.lock /build/torch.lock
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=wheelhouse,target=/wheelhouse \
     --mount=type=secret,id=ca --mount=type=secret,id=pipconf \
-    sh /build/pip-install.sh --extra-index-url "${TORCH_INDEX_URL}" --target /opt/torch -r /build/torch.lock
+    if [ "${FLAVOR}" = cpu ]; then set -- --extra-index-url "${TORCH_INDEX_URL}"; fi \
+    && sh /build/pip-install.sh "$@" --target /opt/torch -r /build/torch.lock
 
 FROM toolchain AS distribution
 RUN --mount=type=secret,id=ca \

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Make a base image from Debian packages, for machines that reach no container registry.
+set -euo pipefail
+
+suite=trixie
+dry_run=false
+name=inference-base:$suite
+for argument in "$@"; do
+    case $argument in
+        -h | --help)
+            cat << HELP
+Usage: scripts/bootstrap-base.sh [--dry-run] [NAME]
+Makes the image NAME (default $name) with Python, venv and CA certificates from Debian $suite.
+Does nothing when NAME exists and works. Needs docker and mmdebstrap, but not root.
+DEBIAN_MIRROR   archive to use; default: the one this machine's apt uses, else mmdebstrap's own
+HELP
+            exit 0
+            ;;
+        --dry-run) dry_run=true ;;
+        -*) echo "error: $argument is not an option; see scripts/bootstrap-base.sh --help" >&2 && exit 64 ;;
+        *) name=$argument ;;
+    esac
+done
+
+if ! docker info > /dev/null 2>&1; then
+    echo "error: the Docker engine does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
+    exit 1
+fi
+if docker run --rm --network none "$name" python3 -c 'import ensurepip, ssl, venv' > /dev/null 2>&1; then
+    echo "$name is here already"
+    exit 0
+fi
+if ! command -v mmdebstrap > /dev/null; then
+    echo "error: mmdebstrap is not installed; run: sudo apt-get install mmdebstrap debian-archive-keyring" >&2
+    exit 1
+fi
+
+# The archives that apt on this machine uses, when they are Debian's; their suites are replaced by ours.
+archive() {
+    apt-get indextargets --format "\$(LABEL) \$(REPO_URI)" 'Created-By: Packages' 2> /dev/null |
+        sed -n "s|^$1 ||p" | head -n 1
+}
+mirror=${DEBIAN_MIRROR:-$(archive Debian)}
+security=$(archive Debian-Security)
+sources=()
+if [[ -n $mirror ]]; then
+    sources=("deb $mirror $suite main" "deb $mirror $suite-updates main")
+    [[ -z $security ]] || sources+=("deb $security $suite-security main")
+fi
+
+# No manuals and translations: nobody reads them in a container, and they are a quarter of the base.
+bootstrap=(mmdebstrap --quiet --variant=minbase "--include=python3,python3-venv,ca-certificates"
+    --dpkgopt=path-exclude=/usr/share/man/* --dpkgopt=path-exclude=/usr/share/info/*
+    --dpkgopt=path-exclude=/usr/share/locale/* --dpkgopt=path-exclude=/usr/share/doc/*
+    --dpkgopt=path-include=/usr/share/doc/*/copyright
+    "$suite" - "${sources[@]}")
+if $dry_run; then
+    printf '%q ' "${bootstrap[@]}"
+    echo "| docker import - $name"
+    exit 0
+fi
+echo "Making $name from Debian $suite (about half a minute)"
+"${bootstrap[@]}" | docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' - "$name"
