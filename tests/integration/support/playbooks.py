@@ -1,0 +1,140 @@
+"""Run the real playbooks against this machine, for a service of the test's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How one ansible-playbook ended."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Number of changed tasks, over all hosts of the recap."""
+        return self._recap("changed")
+
+    @property
+    def failed(self) -> int:
+        """Number of failed tasks, over all hosts of the recap."""
+        return self._recap("failed")
+
+    def _recap(self, column: str) -> int:
+        recap = self.output.rpartition("PLAY RECAP")[2]
+        found = re.findall(rf"\b{column}=(\d+)", recap)
+        if not found:
+            raise ValueError(f"no recap in:\n{self.output[-3000:]}")
+        return sum(int(number) for number in found)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Host:
+    """This machine as an inventory of its own: another service name, state directory, port and model folder."""
+
+    def __init__(self, folder: Path, name: str, **variables: Any) -> None:
+        self.name = name
+        self.port = free_port()
+        self.state_dir = folder / "state"
+        self.models = folder / "models"
+        self.models.mkdir(parents=True)
+        self.variables: dict[str, Any] = {
+            "nvidia_driver_gpu": "absent",
+            "docker_engine_install": True,
+            "inference_image_flavor": "cpu",
+            "inference_service_name": name,
+            "inference_service_port": self.port,
+            "inference_service_state_dir": str(self.state_dir),
+            "inference_service_cpus": 2,
+            "inference_service_memory": "2g",
+            "model_bundle_dir": str(self.state_dir / "bundles"),
+            "model_bundle_source": str(self.models),
+            **variables,
+        }
+        self._inventory = folder / "inventory.json"
+
+    def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
+        """Run a playbook; keyword arguments become --extra-vars. Whatever it says is in the result."""
+        connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        inventory = {"inference_hosts": {"hosts": {"localhost": {**connection, **self.variables}}}}
+        self._inventory.write_text(json.dumps(inventory))
+        command = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"--inventory={self._inventory}",
+            f"playbooks/{playbook}.yml",
+            *arguments,
+        ]
+        if extra:
+            command.append(f"--extra-vars={json.dumps(extra)}")
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout + done.stderr)
+
+    def deploy(self, *arguments: str, **extra: Any) -> Run:
+        """Run the deploy and require that it ends well."""
+        run = self.play("deploy", *arguments, **extra)
+        assert run.code == 0, run.output[-6000:]
+        return run
+
+    def deploy_expecting_failure(self, **extra: Any) -> str:
+        """Run a deploy that must fail; return what it said."""
+        run = self.play("deploy", **extra)
+        assert run.code != 0, f"the deploy should have failed:\n{run.output[-6000:]}"
+        return run.output
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Return the inspection of every container of this service that exists, the gateway's included."""
+        label = f"--filter=label=inference-service.name={self.name}"
+        identities = docker("ps", "--all", "--quiet", "--no-trunc", label).split()
+        return json.loads(docker("inspect", *identities)) if identities else []
+
+    def instance(self) -> dict[str, Any]:
+        """Return the inspection of the one instance that is there."""
+        found = [item for item in self.containers() if "inference-service.release" in item["Config"]["Labels"]]
+        assert len(found) == 1, [item["Name"] for item in found]
+        return found[0]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of this service, oldest first."""
+        return [json.loads(path.read_text()) for path in sorted((self.state_dir / "records").glob("*.json"))]
+
+    def remove(self) -> None:
+        """Remove everything that the service left on this machine."""
+        self.play("teardown")
+        for item in self.containers():
+            docker("rm", "--force", "--volumes", item["Id"])
+        shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def docker(*arguments: str) -> str:
+    """Run the docker command line; return its output, or raise with what it said."""
+    done = subprocess.run(("docker", *arguments), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"docker {' '.join(arguments[:3])}: {done.stderr.strip()}")
+    return done.stdout
