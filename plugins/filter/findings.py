@@ -65,10 +65,8 @@ def host_report(report: dict[str, Any], host: str) -> str:
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if "pci_devices" in facts:
-        gpus = facts["gpus"]
-        rows.append(
-            ("GPUs", "; ".join(_gpu(gpu) for gpu in gpus) or f"none answering, {len(facts['pci_devices'])} on PCI")
-        )
+        silent = f"none answers, {len(facts['pci_devices'])} on the PCI bus" if facts["pci_devices"] else "none"
+        rows.append(("GPUs", "; ".join(_gpu(gpu) for gpu in facts["gpus"]) or silent))
         driver = facts["driver_version"] or "none"
         cuda = f", CUDA {facts['cuda_version']}" if facts["cuda_version"] else ""
         rows.append(("driver", driver + cuda))
@@ -80,10 +78,9 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if "toolkit" in facts:
         toolkit = facts["toolkit"]
+        access = ", ".join(toolkit["modes"]) or "none"
         devices = ", ".join(toolkit["cdi_devices"]) or "none"
-        rows.append(
-            ("toolkit", f"{toolkit['version'] or 'none'}, GPU access: {toolkit['mode']}, CDI devices: {devices}")
-        )
+        rows.append(("toolkit", f"{toolkit['version'] or 'none'}, GPU access: {access}, CDI devices: {devices}"))
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .engine import cdi_by_default
-from .toolkit import access_mode
+from .toolkit import access_modes
 from .versions import older, version_key
 
 Finding = dict[str, str]
@@ -58,7 +58,7 @@ def assess_toolkit(facts: Facts, required: bool) -> list[Finding]:
         return []
     found = []
     engine, toolkit = facts["engine"], facts["toolkit"]
-    mode = access_mode(engine, toolkit)
+    modes = access_modes(engine, toolkit)
     severity = "error" if required else "warning"
     if engine["rootless"] or engine["snap"]:
         kind = "rootless" if engine["rootless"] else "from a snap"
@@ -72,10 +72,10 @@ def assess_toolkit(facts: Facts, required: bool) -> list[Finding]:
                 "remove this one, then run the deploy with docker_engine_install=true.",
             )
         )
-    if mode == "none" and engine["version"]:
+    if not modes and engine["version"]:
         found.append(_no_access(engine, toolkit, severity))
-    found += _stale_specs(facts, "error" if mode == "cdi" else "warning")
-    found += _mig_not_offered(facts, mode)
+    found += _stale_specs(facts, severity if modes[:1] == ["cdi"] else "warning")
+    found += _mig_not_offered(facts, modes)
     return found
 
 
@@ -399,11 +399,11 @@ def _stale_specs(facts: Facts, severity: str) -> list[Finding]:
     ]
 
 
-def _mig_not_offered(facts: Facts, mode: str) -> list[Finding]:
+def _mig_not_offered(facts: Facts, modes: list[str]) -> list[Finding]:
     split = [gpu for gpu in facts["gpus"] if gpu["mig"]["current"] and gpu["mig"]["instances"]]
     # nvidia-ctk names a MIG device GPU:INSTANCE, or MIG-UUID when asked for uuids.
     offered = [name for name in facts["toolkit"]["cdi_devices"] if ":" in name or "MIG-" in name]
-    if mode != "cdi" or not split or offered:
+    if "cdi" not in modes or not split or offered:
         return []
     return [
         finding(

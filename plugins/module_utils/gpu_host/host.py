@@ -9,7 +9,7 @@ from .commands import Outcome, Runner
 from .engine import engine_facts
 from .kernel import driver_facts, pci_devices
 from .nvidia_smi import UnreadableOutputError, parse_compute_capabilities, parse_report
-from .toolkit import access_mode, toolkit_facts
+from .toolkit import access_modes, toolkit_facts
 
 
 def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def host_facts(root: Path, run: Runner, timeout: float, topics: set[str]) -> dic
         facts["engine"] = engine_facts(root, run, timeout)
     if "toolkit" in topics:
         facts["toolkit"] = toolkit_facts(root, run, timeout)
-        facts["toolkit"]["mode"] = access_mode(facts["engine"], facts["toolkit"])
+        facts["toolkit"]["modes"] = access_modes(facts["engine"], facts["toolkit"])
     return facts
 
 

@@ -27,9 +27,8 @@ def toolkit_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     }
 
 
-def access_mode(engine: dict[str, Any], toolkit: dict[str, Any]) -> str:
-    """How a container on this host gets a GPU: cdi, nvidia (the runtime) or none."""
+def access_modes(engine: dict[str, Any], toolkit: dict[str, Any]) -> list[str]:
+    """How a container on this host can get a GPU, best first: cdi, nvidia (the runtime)."""
     offered = any(name.startswith("nvidia.com/gpu=") for name in toolkit["cdi_devices"])
-    if engine["cdi_enabled"] and offered:
-        return "cdi"
-    return "nvidia" if "nvidia" in engine["runtimes"] else "none"
+    modes = ["cdi"] if engine["cdi_enabled"] and offered else []
+    return [*modes, "nvidia"] if "nvidia" in engine["runtimes"] else modes
