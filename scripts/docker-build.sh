@@ -43,7 +43,7 @@ if ! docker buildx version > /dev/null 2>&1; then
 fi
 
 if [[ -z $builder_base || -z $runtime_base ]]; then
-    if timeout 120 docker pull --quiet "$registry_base" > /dev/null 2>&1; then
+    if timeout 60 docker buildx imagetools inspect "$registry_base" > /dev/null 2>&1; then
         base=$registry_base
     else
         echo "No registry answers for $registry_base; using $bootstrapped_base" >&2
