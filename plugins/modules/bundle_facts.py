@@ -23,7 +23,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Look at a bundle
-  ansible.legacy.bundle_facts:
+  bundle_facts:
     path: models/efficientnet-lite0-imagenet/1
 """
 

@@ -35,7 +35,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Switch to green
-  ansible.legacy.gateway_switch:
+  gateway_switch:
     state_dir: /var/lib/cat-breeds-api/gateway
     map_path: /etc/haproxy/conf/live.map
     colour: green

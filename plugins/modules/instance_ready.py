@@ -25,7 +25,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Wait for the candidate
-  ansible.legacy.instance_ready:
+  instance_ready:
     container: cat-breeds-api-blue-0-api-1
     timeout: 180
 """

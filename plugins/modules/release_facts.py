@@ -42,7 +42,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Read the state
-  ansible.legacy.release_facts:
+  release_facts:
     name: cat-breeds-api
     state_dir: /var/lib/cat-breeds-api
     map_path: /etc/haproxy/conf/live.map
@@ -74,7 +74,8 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[s
         identity = str(params["release"])
         if identity == "previous":
             identity = previous_release(read_records(state_dir), live)
-        return read_release(state_dir, identity)
+        kept: dict[str, Any] = read_release(state_dir, identity)
+        return kept
     desired: dict[str, Any] = params["desired"]
     identity = release_id(desired["image"]["id"], desired["bundle"]["sha256"], desired["settings"])
     return {**desired, "release_id": identity}

@@ -26,7 +26,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Write the release
-  ansible.legacy.release_prepare:
+  release_prepare:
     state_dir: /var/lib/cat-breeds-api
     release_id: 0123456789ab
     files: {release.json: "{}"}

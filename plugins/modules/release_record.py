@@ -29,7 +29,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Record the release
-  ansible.legacy.release_record:
+  release_record:
     state_dir: /var/lib/cat-breeds-api
     record: {release_id: 0123456789ab, action: deploy, result: ok}
     started: 1790000000.0
