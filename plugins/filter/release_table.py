@@ -15,7 +15,7 @@ def row(record: dict[str, Any], live: str) -> tuple[str, ...]:
         "*" if record["release_id"] == live else "",
         record["release_id"],
         f"{bundle.get('name', '?')} {bundle.get('version', '?')}",
-        str(image.get("tag") or image.get("id", "?")),
+        str(image.get("tag") or image.get("id", "?")).split(":")[-1][:24],
         record["result"] if record["action"] == "deploy" else f"{record['result']} ({record['action']})",
         record["finished"],
         f"{record['seconds']:.0f} s",

@@ -1,0 +1,198 @@
+"""What a run decides to do, and which release is the one before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.docker_host import Instance, parse_instance
+from ansible.module_utils.releases import (
+    Gateway,
+    ReleaseError,
+    make_plan,
+    previous_release,
+    read_records,
+    read_release,
+    release_id,
+    releases_to_keep,
+    write_atomically,
+    write_record,
+)
+
+A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
+
+
+def instance(release: str, colour: str, index: str = "0", state: str = "running", health: str = "healthy") -> Instance:
+    return Instance(
+        id="0" * 12,
+        name=f"svc-{colour}-{index}-api-1",
+        project=f"svc-{colour}-{index}",
+        release=release,
+        colour=colour,
+        index=index,
+        bundle_version="1",
+        image_id="sha256:1",
+        state=state,
+        health=health,
+        exit_code=0,
+        restarts=0,
+        address="172.18.0.2",
+    )
+
+
+def record(release: str, previous: str = "", result: str = "ok", action: str = "deploy") -> dict[str, Any]:
+    return {"release_id": release, "previous": previous, "result": result, "action": action}
+
+
+def serving(colour: str) -> Gateway:
+    return Gateway(serving=colour, configured=colour)
+
+
+class TestReleaseId:
+    def test_depends_on_image_bundle_and_settings_and_on_nothing_else(self) -> None:
+        settings = {"cpus": "2.0", "env": {"API_A": "1", "API_B": "2"}}
+        reordered = {"env": {"API_B": "2", "API_A": "1"}, "cpus": "2.0"}
+        identity = release_id("sha256:1", "f" * 64, settings)
+        assert identity == release_id("sha256:1", "f" * 64, reordered)
+        others = {
+            release_id("sha256:2", "f" * 64, settings),
+            release_id("sha256:1", "e" * 64, settings),
+            release_id("sha256:1", "f" * 64, {**settings, "cpus": "1.0"}),
+        }
+        assert len(others | {identity}) == 4
+        assert len(identity) == 12
+
+
+class TestPlan:
+    def test_first_deploy_goes_to_blue(self) -> None:
+        plan = make_plan(A, ["0"], [], Gateway(serving="", configured="none"))
+        assert (plan.rollout, plan.first, plan.colour, plan.leftovers) == (True, True, "blue", [])
+
+    def test_the_same_release_live_and_healthy_is_nothing_to_do(self) -> None:
+        plan = make_plan(A, ["0"], [instance(A, "green")], serving("green"))
+        assert (plan.rollout, plan.colour, plan.live_release) == (False, "green", A)
+
+    def test_another_release_goes_to_the_idle_colour(self) -> None:
+        plan = make_plan(B, ["0"], [instance(A, "green")], serving("green"))
+        assert (plan.rollout, plan.first, plan.colour, plan.live_release) == (True, False, "blue", A)
+
+    @pytest.mark.parametrize(
+        ("state", "health"), [("exited", "none"), ("running", "unhealthy"), ("running", "starting"), ("restarting", "")]
+    )
+    def test_the_same_release_but_unhealthy_is_rolled_out_again(self, state: str, health: str) -> None:
+        plan = make_plan(A, ["0"], [instance(A, "blue", state=state, health=health)], serving("blue"))
+        assert plan.rollout
+        assert plan.colour == "green"
+        assert "not healthy" in plan.reason
+
+    def test_another_number_of_instances_is_rolled_out(self) -> None:
+        plan = make_plan(A, ["0", "1"], [instance(A, "blue")], serving("blue"))
+        assert plan.rollout
+
+    def test_what_an_interrupted_run_left_on_the_idle_colour_is_found(self) -> None:
+        plan = make_plan(A, ["0"], [instance(A, "blue"), instance(B, "green")], serving("blue"))
+        assert not plan.rollout
+        assert plan.leftovers == ["svc-green-0"]
+
+    def test_a_run_that_died_after_the_switch_is_complete_but_for_the_old_colour(self) -> None:
+        plan = make_plan(B, ["0"], [instance(A, "blue"), instance(B, "green")], serving("green"))
+        assert (plan.rollout, plan.live_release, plan.leftovers) == (False, B, ["svc-blue-0"])
+
+    def test_what_the_running_gateway_does_counts_more_than_what_its_file_says(self) -> None:
+        gateway = Gateway(serving="blue", configured="green")
+        plan = make_plan(B, ["0"], [instance(A, "blue"), instance(B, "green")], gateway)
+        assert (plan.live_release, plan.colour) == (A, "green")
+
+    def test_a_gateway_that_is_down_will_serve_what_its_file_says(self) -> None:
+        plan = make_plan(A, ["0"], [instance(A, "green")], Gateway(serving="", configured="green"))
+        assert (plan.rollout, plan.colour) == (False, "green")
+
+
+class TestPrevious:
+    def test_is_the_release_that_the_live_one_replaced(self) -> None:
+        assert previous_release([record(A), record(B, previous=A)], B) == A
+
+    def test_a_failed_release_was_never_the_one_before(self) -> None:
+        records = [record(A), record(B, previous=A, result="failed"), record(C, previous=A)]
+        assert previous_release(records, C) == A
+
+    def test_going_back_twice_goes_further_back_not_forth(self) -> None:
+        records = [record(A), record(B, previous=A), record(C, previous=B), record(B, previous=C, action="rollback")]
+        assert previous_release(records, B) == A
+
+    def test_none_before_the_first_says_what_to_do(self) -> None:
+        with pytest.raises(ReleaseError, match="inference_service_release=ID"):
+            previous_release([record(A)], A)
+
+
+class TestFiles:
+    def test_records_are_numbered_and_read_in_order(self, tmp_path: Path) -> None:
+        first = write_record(tmp_path, record(B))
+        second = write_record(tmp_path, record(A, previous=B))
+        assert [first.name, second.name] == [f"0001-{B}.json", f"0002-{A}.json"]
+        assert [item["release_id"] for item in read_records(tmp_path)] == [B, A]
+
+    def test_order_does_not_depend_on_file_times(self, tmp_path: Path) -> None:
+        first = write_record(tmp_path, record(A))
+        write_record(tmp_path, record(B))
+        first.touch()
+        assert [item["sequence"] for item in read_records(tmp_path)] == [1, 2]
+
+    def test_a_broken_record_names_its_file(self, tmp_path: Path) -> None:
+        path = write_record(tmp_path, record(A))
+        path.write_text("{")
+        with pytest.raises(ReleaseError, match=path.name):
+            read_records(tmp_path)
+
+    def test_a_release_that_is_gone_names_those_that_are_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "releases" / A).mkdir(parents=True)
+        with pytest.raises(ReleaseError, match=A):
+            read_release(tmp_path, B)
+
+    def test_a_failed_write_leaves_the_old_content_and_nothing_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "live.map"
+        write_atomically(path, "live blue\n")
+        with pytest.raises(UnicodeEncodeError):
+            write_atomically(path, "live \ud800\n")
+        assert path.read_text() == "live blue\n"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+class TestRetention:
+    def test_live_and_previous_stay_whatever_the_limit(self) -> None:
+        records = [record(A), record(B, previous=A), record(C, previous=B), record(A, previous=C)]
+        assert releases_to_keep(records, A, keep=1) == [A, C]
+
+    def test_failed_releases_are_not_kept(self) -> None:
+        records = [record(A), record(B, previous=A, result="failed"), record(C, previous=A)]
+        assert releases_to_keep(records, C, keep=5) == [C, A]
+
+
+class TestInstance:
+    def test_reads_what_docker_inspect_says(self) -> None:
+        inspected = {
+            "Id": "0123456789abcdef",
+            "Name": "/svc-blue-1-api-1",
+            "Image": "sha256:9",
+            "RestartCount": 3,
+            "Config": {
+                "Labels": {
+                    "inference-service.release": A,
+                    "inference-service.colour": "blue",
+                    "inference-service.instance": "1",
+                    "inference-service.bundle-version": "7",
+                    "com.docker.compose.project": "svc-blue-1",
+                }
+            },
+            "State": {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}},
+            "NetworkSettings": {"Networks": {"svc": {"IPAddress": "172.18.0.9"}}},
+        }
+        found = parse_instance(json.loads(json.dumps(inspected)))
+        assert (found.release, found.colour, found.index, found.bundle_version) == (A, "blue", "1", "7")
+        assert (found.address, found.restarts, found.healthy) == ("172.18.0.9", 3, True)
+
+    def test_a_container_without_labels_health_or_network_is_no_error(self) -> None:
+        found = parse_instance({"Id": "0", "Name": "/x", "Config": {}, "State": {"Status": "created"}})
+        assert (found.release, found.health, found.address, found.healthy) == ("", "none", "", False)

@@ -1,0 +1,349 @@
+"""The rollout's modules against real files, real HTTP and a real HAProxy admin socket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import bundle_facts
+import pytest
+import release_accept
+import release_prepare
+from ansible.errors import AnsibleLookupError
+from ansible.module_utils.golden import GoldenError, Sample, compare, load
+from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
+from ansible.module_utils.http_client import UnreachableError, request
+from instance_ready import own_words
+from release_table import release_table
+from tree_digest import tree_digest
+
+TOP = [
+    {"class_id": 3, "class_name": "Bengal", "probability": 0.6},
+    {"class_id": 1, "class_name": "Abyssinian", "probability": 0.3},
+]
+
+
+def answered(*pairs: tuple[int, float]) -> list[dict[str, Any]]:
+    return [{"class_id": class_id, "class_name": f"c{class_id}", "confidence": value} for class_id, value in pairs]
+
+
+class TestGolden:
+    sample = Sample(path=Path("cat.jpg"), top=TOP)
+
+    def test_the_same_answer_is_accepted(self) -> None:
+        assert compare(self.sample, answered((3, 0.605), (1, 0.295)), 0.01) == []
+
+    def test_another_first_class_is_named_with_both_values(self) -> None:
+        problems = compare(self.sample, answered((1, 0.6), (3, 0.59)), 0.5)
+        assert problems == ["cat.jpg: expected Bengal (0.6000), got c1 (0.6000)"]
+
+    def test_a_probability_beyond_the_tolerance_is_named(self) -> None:
+        problems = compare(self.sample, answered((3, 0.63), (1, 0.3)), 0.01)
+        assert problems == ["cat.jpg: Bengal expected 0.6000, got 0.6300 (tolerance 0.01)"]
+
+    def test_a_class_that_fell_out_of_the_answer_is_a_difference(self) -> None:
+        assert len(compare(self.sample, answered((3, 0.6), (2, 0.01)), 0.01)) == 1
+
+    def test_a_class_that_fell_out_within_the_tolerance_is_none(self) -> None:
+        close = Sample(path=Path("cat.jpg"), top=[TOP[0], {**TOP[1], "probability": 0.012}])
+        assert compare(close, answered((3, 0.6), (2, 0.011)), 0.01) == []
+
+    def test_an_empty_answer_is_a_difference(self) -> None:
+        assert compare(self.sample, [], 1.0) == ["cat.jpg: the answer has no predictions"]
+
+    @pytest.mark.parametrize(
+        "content", ["", "[]", '{"samples": [], "tolerance": 0.1}', '{"samples": [{}], "tolerance": 1}']
+    )
+    def test_an_unreadable_file_is_named(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "golden").mkdir()
+        (tmp_path / "golden" / "golden.json").write_text(content)
+        with pytest.raises(GoldenError, match=r"golden\.json"):
+            load(tmp_path)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A directory with a manifest and the files that it lists."""
+    contents = {
+        "model.safetensors": b"weights",
+        "labels.txt": b"Bengal\n",
+        "golden/golden.json": b"{}",
+        "golden/a.jpg": b"j",
+    }
+    entries = {}
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        entries[name] = {"file": name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    manifest = {
+        "name": "cats",
+        "version": "2",
+        "weights": entries["model.safetensors"],
+        "labels": entries["labels.txt"],
+        "golden": entries["golden/golden.json"],
+        "golden_samples": [entries["golden/a.jpg"]],
+    }
+    (tmp_path / "bundle.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+class TestBundleFacts:
+    def test_a_complete_bundle_has_an_identity_and_no_problems(self, bundle: Path) -> None:
+        facts = bundle_facts.read_bundle(bundle, checksums=True)
+        assert facts["sha256"] == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
+        assert (facts["exists"], facts["name"], facts["version"], facts["problems"]) == (True, "cats", "2", [])
+
+    def test_a_flipped_byte_names_the_file(self, bundle: Path) -> None:
+        (bundle / "model.safetensors").write_bytes(b"weightz")
+        [problem] = bundle_facts.read_bundle(bundle, checksums=True)["problems"]
+        assert "model.safetensors differs" in problem
+
+    def test_a_truncated_file_is_seen_without_reading_it(self, bundle: Path) -> None:
+        (bundle / "model.safetensors").write_bytes(b"weight")
+        [problem] = bundle_facts.read_bundle(bundle, checksums=False)["problems"]
+        assert "has 6 bytes, its manifest says 7" in problem
+
+    def test_a_missing_file_is_named(self, bundle: Path) -> None:
+        (bundle / "golden" / "a.jpg").unlink()
+        [problem] = bundle_facts.read_bundle(bundle, checksums=True)["problems"]
+        assert problem.endswith("golden/a.jpg is missing")
+
+    @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"weights": 3}'])
+    def test_a_broken_manifest_is_a_problem_not_a_traceback(self, bundle: Path, content: str) -> None:
+        (bundle / "bundle.json").write_text(content)
+        [problem] = bundle_facts.read_bundle(bundle, checksums=True)["problems"]
+        assert "is not a bundle manifest" in problem
+
+    def test_no_bundle_is_said(self, tmp_path: Path) -> None:
+        assert bundle_facts.read_bundle(tmp_path, checksums=True)["exists"] is False
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers as an instance does, with what the test put into `answers`."""
+
+    answers: dict[str, tuple[int, dict[str, Any]]]
+
+    def respond(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, body = self.answers[self.path]
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Release-ID", "aaaaaaaaaaaa")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_args: Any) -> None:
+        """Keep the test's output quiet."""
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, dict[str, tuple[int, dict[str, Any]]]]]:
+    """A real HTTP server and the answers that it gives."""
+    answers: dict[str, tuple[int, dict[str, Any]]] = {
+        "/api/v1/model/info": (200, {"device": "cpu"}),
+        "/api/v1/predict": (200, {"top_5_predictions": answered((3, 0.6), (1, 0.3))}),
+    }
+    handler = type("Handler", (Service,), {"answers": answers, "do_GET": Service.respond, "do_POST": Service.respond})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", answers
+        server.shutdown()
+
+
+class TestAcceptance:
+    def check(self, url: str, folder: Path, **params: Any) -> list[str]:
+        (folder / "golden").mkdir(exist_ok=True)
+        (folder / "golden" / "cat.jpg").write_bytes(b"jpeg")
+        golden = {"tolerance": 0.01, "samples": [{"file": "golden/cat.jpg", "top": TOP}]}
+        (folder / "golden" / "golden.json").write_text(json.dumps(golden))
+        defaults = {"release_id": "aaaaaaaaaaaa", "latency_budget_ms": 5000, "samples": 0}
+        entries = release_accept.check_samples(url, load(folder), {**defaults, **params})
+        return [problem for entry in entries for problem in entry["problems"]]
+
+    def test_the_right_answer_of_the_right_release_is_accepted(self, service: Any, tmp_path: Path) -> None:
+        assert self.check(service[0], tmp_path) == []
+
+    def test_an_answer_of_another_release_is_refused(self, service: Any, tmp_path: Path) -> None:
+        problems = self.check(service[0], tmp_path, release_id="bbbbbbbbbbbb")
+        assert problems == ["release aaaaaaaaaaaa answered, expected bbbbbbbbbbbb"]
+
+    def test_a_wrong_answer_is_refused(self, service: Any, tmp_path: Path) -> None:
+        service[1]["/api/v1/predict"] = (200, {"top_5_predictions": answered((7, 0.9), (3, 0.1))})
+        assert "expected Bengal" in self.check(service[0], tmp_path)[0]
+
+    def test_an_error_status_is_refused_with_its_text(self, service: Any, tmp_path: Path) -> None:
+        service[1]["/api/v1/predict"] = (500, {"detail": "out of luck"})
+        [problem] = self.check(service[0], tmp_path)
+        assert "status 500" in problem
+        assert "out of luck" in problem
+
+    def test_an_answer_over_the_budget_is_refused(self, service: Any, tmp_path: Path) -> None:
+        [problem] = self.check(service[0], tmp_path, latency_budget_ms=0)
+        assert "the budget is 0 ms" in problem
+
+    def test_nobody_answering_is_a_problem_not_a_traceback(self, tmp_path: Path) -> None:
+        [problem] = self.check("http://127.0.0.1:9", tmp_path)
+        assert "no answer" in problem
+
+    def test_the_wrong_device_is_refused(self, service: Any) -> None:
+        assert release_accept.check_device(service[0], "cpu", 5) == ("cpu", "")
+        assert release_accept.check_device(service[0], "cuda", 5)[1] == "it runs on cpu, expected cuda"
+
+    def test_a_server_that_hangs_up_is_unreachable(self) -> None:
+        class HangUp(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                self.request.recv(1024)
+
+        with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            with pytest.raises(UnreachableError):
+                request(f"http://127.0.0.1:{server.server_address[1]}/", timeout=2)
+
+
+class TestPrepare:
+    def test_a_release_is_written_once_and_never_again(self, tmp_path: Path) -> None:
+        folder = tmp_path / "releases" / "aaaaaaaaaaaa"
+        assert release_prepare.write_release(folder, {"release.json": "{}"}) is True
+        assert release_prepare.write_release(folder, {"release.json": "other"}) is False
+        assert (folder / "release.json").read_text() == "{}"
+        assert [entry.name for entry in folder.parent.iterdir()] == ["aaaaaaaaaaaa"]
+
+    def test_instances_change_only_when_their_content_does(self, tmp_path: Path) -> None:
+        assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=1"}) is True
+        assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=1"}) is False
+        assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=2"}) is True
+
+
+class AdminSocket(socketserver.StreamRequestHandler):
+    """Speaks HAProxy's runtime protocol with recorded answers, one command a connection."""
+
+    answers: dict[str, str]
+
+    def handle(self) -> None:
+        self.wfile.write(self.answers.get(self.rfile.readline().decode().strip(), "Unknown command.\n").encode())
+
+
+STAT = """# pxname,svname,qcur,qmax,scur,smax,slim,stot,status,
+bk_blue,0,0,0,0,1,,10,UP,
+bk_blue,1,0,0,0,1,,10,MAINT (resolution),
+bk_blue,BACKEND,0,0,2,1,,20,UP,
+bk_green,BACKEND,0,0,0,0,,0,DOWN,
+
+"""
+
+
+@pytest.fixture
+def admin_socket(tmp_path: Path) -> Iterator[Path]:
+    """A socket that answers as HAProxy 3.0 does."""
+    path = tmp_path / "admin.sock"
+    answers = {"show map /conf/live.map": "0x55d live green\n\n", "show stat": STAT}
+    handler = type("Handler", (AdminSocket,), {"answers": answers})
+    with socketserver.ThreadingUnixStreamServer(str(path), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield path
+        server.shutdown()
+
+
+class TestGateway:
+    def test_the_live_colour_is_read_from_the_running_map(self, admin_socket: Path) -> None:
+        assert live_colour(admin_socket, "/conf/live.map") == "green"
+
+    def test_a_map_without_the_entry_is_an_error(self, admin_socket: Path) -> None:
+        with pytest.raises(GatewayError, match="no entry"):
+            live_colour(admin_socket, "/conf/other.map")
+
+    def test_servers_that_are_not_up_are_named_with_their_state(self, admin_socket: Path) -> None:
+        down = servers_down(admin_socket, "bk_blue", {"0", "1", "2"})
+        assert down == {"1": "MAINT (resolution)", "2": "unknown to the gateway"}
+
+    def test_requests_under_way_are_counted_when_the_time_is_over(self, admin_socket: Path) -> None:
+        assert wait_until_idle(admin_socket, "bk_blue", seconds=0.1) == 2
+        assert wait_until_idle(admin_socket, "bk_green", seconds=0.1) == 0
+
+    def test_nobody_on_the_socket_is_an_error_that_names_it(self, tmp_path: Path) -> None:
+        with pytest.raises(GatewayError, match=r"admin\.sock"):
+            live_colour(tmp_path / "admin.sock", "/conf/live.map")
+
+    @pytest.mark.parametrize(("content", "colour"), [("live blue\n", "blue"), ("", "none"), ("other blue\n", "none")])
+    def test_the_map_file(self, tmp_path: Path, content: str, colour: str) -> None:
+        path = tmp_path / "live.map"
+        assert read_map_file(path) == "none"
+        path.write_text(content)
+        assert read_map_file(path) == colour
+
+
+class TestWords:
+    def test_the_services_own_last_error_is_found_between_other_lines(self) -> None:
+        lines = ['{"level":"info","detail":"x"}', '{"level":"error","detail":"no weights"}', "Traceback", "{broken"]
+        assert own_words(lines) == "no weights"
+
+    def test_no_error_is_nothing(self) -> None:
+        assert own_words(["plain", '"text"', "[]"]) == ""
+
+
+class TestTreeDigest:
+    def test_follows_names_contents_and_modes_only(self, tmp_path: Path) -> None:
+        (tmp_path / "app" / "__pycache__").mkdir(parents=True)
+        (tmp_path / "Dockerfile").write_text("FROM x")
+        (tmp_path / "app" / "main.py").write_text("a = 1")
+        before = tree_digest(tmp_path, ["app", "Dockerfile"])
+        (tmp_path / "app" / "__pycache__" / "main.pyc").write_bytes(b"1")
+        (tmp_path / "app" / "main.py").touch()
+        assert tree_digest(tmp_path, ["Dockerfile", "app"]) == before
+        (tmp_path / "app" / "main.py").rename(tmp_path / "app" / "other.py")
+        renamed = tree_digest(tmp_path, ["app", "Dockerfile"])
+        (tmp_path / "app" / "other.py").chmod(0o755)
+        executable = tree_digest(tmp_path, ["app", "Dockerfile"])
+        assert len({before, renamed, executable}) == 3
+
+    def test_a_missing_source_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(AnsibleLookupError, match="Dockerfile"):
+            tree_digest(tmp_path, ["Dockerfile"])
+
+
+class TestTable:
+    def test_marks_what_serves_and_shows_the_newest_first(self) -> None:
+        bundle = {"name": "cats", "version": "1"}
+        common = {
+            "action": "deploy",
+            "result": "ok",
+            "finished": "2026-01-01T00:00:00Z",
+            "seconds": 4.2,
+            "bundle": bundle,
+        }
+        facts = {
+            "live": {"release": {"release_id": "bbb"}, "colour": "green"},
+            "gateway": {"serving": "green"},
+            "instances": [{"name": "svc-green-0-api-1", "colour": "green", "state": "running", "health": "healthy"}],
+            "records": [
+                {**common, "release_id": "aaa", "image": {"tag": "svc:cpu-1"}},
+                {**common, "release_id": "bbb", "image": {"tag": "svc:cpu-2"}, "action": "rollback"},
+            ],
+        }
+        headline, _titles, newest, oldest = release_table(facts, "gpu-1")
+        assert headline == "gpu-1: release bbb is live on green: svc-green-0-api-1 running (healthy)"
+        assert newest.split() == [
+            "*",
+            "bbb",
+            "cats",
+            "1",
+            "cpu-2",
+            "ok",
+            "(rollback)",
+            "2026-01-01T00:00:00Z",
+            "4",
+            "s",
+        ]
+        assert oldest.split()[0] == "aaa"
+
+    def test_an_empty_host_says_so(self) -> None:
+        facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": [], "records": []}
+        assert release_table(facts, "gpu-1")[0] == "gpu-1: nothing is live; the gateway does not answer"
