@@ -1,4 +1,4 @@
-"""Each role describes its interface in three places, which must name the same variables; its files must hold together."""
+"""Each role describes its interface in three places that must name the same variables; its files must hold together."""
 
 from __future__ import annotations
 

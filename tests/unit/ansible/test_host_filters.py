@@ -1,0 +1,144 @@
+"""The filters of the host roles: findings for people, daemon.json merged, package sources derived."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from plugins.filter.engine_setup import apt_source_for_suite, merge_daemon_options
+from plugins.filter.findings import (
+    blocking_findings,
+    findings_text,
+    findings_verdict,
+    host_report,
+    waive_findings,
+)
+
+ERROR = {"id": "GPU006", "severity": "error", "summary": "It broke.", "evidence": "version 1", "remedy": "Reboot."}
+WARNING = {"id": "GPU009", "severity": "warning", "summary": "Old.", "evidence": "version 2", "remedy": "Upgrade."}
+INFO = {"id": "GPU001", "severity": "info", "summary": "None.", "evidence": "bus", "remedy": "Nothing."}
+
+ONE_LINE = """# comment
+deb http://deb.example/debian bookworm main
+deb [arch=amd64 signed-by=/usr/share/keyrings/k.gpg] http://deb.example/debian bookworm-updates main contrib
+deb http://security.example/debian-security bookworm-security main
+deb-src http://deb.example/debian bookworm main
+deb http://vendor.example/apt stable main
+"""
+DEB822 = """# modern
+Types: deb deb-src
+URIs: http://deb.example/debian
+Suites: bookworm bookworm-updates bookworm-backports
+Components: main non-free-firmware
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+Enabled: no
+"""
+
+
+class TestFindings:
+    def test_errors_block_unless_waived(self) -> None:
+        assert blocking_findings([ERROR, WARNING, INFO]) == [ERROR]
+        waived = waive_findings([ERROR, WARNING], [{"id": "GPU006", "reason": "known"}])
+        assert blocking_findings(waived) == []
+        assert waived[0]["waived"] == "known"
+        assert "waived" not in waived[1]
+
+    @pytest.mark.parametrize("waiver", [{"id": "GPU006"}, {"id": "GPU006", "reason": " "}, {"reason": "why not"}])
+    def test_a_waiver_needs_an_id_and_a_reason(self, waiver: dict[str, str]) -> None:
+        with pytest.raises(AnsibleFilterError, match="incomplete"):
+            waive_findings([ERROR], [waiver])
+
+    def test_the_worst_comes_first(self) -> None:
+        text = findings_text([INFO, WARNING, {**ERROR, "waived": "known"}])
+        headings = [line.split()[0] for line in text.splitlines() if not line.startswith(" ")]
+        assert headings == ["GPU006", "GPU009", "GPU001"]
+        assert "do:    Reboot." in text
+        assert "waived: known" in text
+
+    @pytest.mark.parametrize(
+        ("findings", "verdict"),
+        [
+            ([], "ok"),
+            ([INFO], "ok"),
+            ([INFO, WARNING], "warning"),
+            ([{**ERROR, "waived": "x"}], "warning"),
+            ([ERROR], "error"),
+        ],
+    )
+    def test_verdicts(self, findings: list[dict[str, Any]], verdict: str) -> None:
+        assert findings_verdict(findings) == verdict
+
+    def test_the_report_of_an_unreachable_host_is_printable(self) -> None:
+        assert host_report({"facts": {}, "findings": [], "verdict": "unreachable"}, "gpu-1").splitlines() == [
+            "gpu-1",
+            "-----",
+            "verdict  unreachable",
+            "",
+            "No findings.",
+        ]
+
+
+class TestDaemonOptions:
+    def test_foreign_keys_and_their_order_stay(self) -> None:
+        before = '{"zeta": 1, "features": {"buildkit": true, "cdi": false}, "alpha": [1]}'
+        after = merge_daemon_options(before, {"features": {"cdi": True}, "new": "x"})
+        assert json.loads(after) == {
+            "zeta": 1,
+            "features": {"buildkit": True, "cdi": True},
+            "alpha": [1],
+            "new": "x",
+        }
+        assert list(json.loads(after)) == ["zeta", "features", "alpha", "new"]
+
+    def test_what_is_already_there_leaves_every_byte(self) -> None:
+        before = '{ "features":{"cdi" : true}}\n\n'
+        assert merge_daemon_options(before, {"features": {"cdi": True}}) == before
+
+    @pytest.mark.parametrize("before", ["", "\n"])
+    def test_an_empty_file_is_filled(self, before: str) -> None:
+        assert json.loads(merge_daemon_options(before, {"live-restore": True})) == {"live-restore": True}
+
+    @pytest.mark.parametrize("before", ["{", "[]", "# comment\n{}"])
+    def test_a_broken_file_is_refused(self, before: str) -> None:
+        with pytest.raises(AnsibleFilterError, match=r"daemon\.json"):
+            merge_daemon_options(before, {})
+
+
+class TestAptSource:
+    def test_one_line_sources(self) -> None:
+        text = apt_source_for_suite([ONE_LINE], "bookworm", "trixie")
+        assert "Suites: trixie\n" in text
+        assert "Suites: trixie-updates\nComponents: main\nSigned-By: /usr/share/keyrings/k.gpg" in text
+        assert "URIs: http://security.example/debian-security\nSuites: trixie-security" in text
+        assert "vendor.example" not in text
+        assert text.count("Types: deb\n") == 3
+
+    def test_deb822_sources(self) -> None:
+        text = apt_source_for_suite(["", DEB822], "bookworm", "trixie")
+        assert text == (
+            "Types: deb\n"
+            "URIs: http://deb.example/debian\n"
+            "Suites: trixie trixie-updates\n"
+            "Components: main\n"
+            "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        )
+
+    def test_a_key_inside_the_source_is_kept(self) -> None:
+        key = "\n -----BEGIN PGP-----\n .\n abc\n -----END PGP-----"
+        inline = DEB822.split("\n\n")[0].replace(" /usr/share/keyrings/debian-archive-keyring.gpg", key)
+        assert "Signed-By: \n -----BEGIN PGP-----\n .\n abc" in apt_source_for_suite([inline], "bookworm", "trixie")
+
+    def test_a_suite_that_the_host_reads_already_is_not_added(self) -> None:
+        assert apt_source_for_suite([ONE_LINE, DEB822.replace("bookworm", "trixie")], "bookworm", "trixie") == ""
+
+    def test_no_source_at_all_is_refused(self) -> None:
+        with pytest.raises(AnsibleFilterError, match="No enabled package source for bookworm"):
+            apt_source_for_suite(["deb http://vendor.example stable main"], "bookworm", "trixie")
