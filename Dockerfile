@@ -18,11 +18,15 @@ ARG TORCH_SOURCE=wheel
 
 FROM ${RUNTIME_BASE} AS base
 
-FROM ${BUILDER_BASE} AS toolchain
+FROM ${BUILDER_BASE} AS venv
 COPY docker/apt-install.sh docker/make-venv.sh docker/pip-install.sh /build/
 RUN --mount=type=secret,id=ca \
-    sh /build/apt-install.sh build-essential python3-venv \
-    && sh /build/make-venv.sh
+    sh /build/make-venv.sh
+
+# Compilers, for a platform that a locked package has no wheel for.
+FROM venv AS toolchain
+RUN --mount=type=secret,id=ca \
+    sh /build/apt-install.sh build-essential
 
 # --- The torch stack: large and rarely changed, so it has its own folder and its own layer ---------------------------
 
@@ -38,7 +42,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     if [ "${FLAVOR}" = cpu ]; then set -- --extra-index-url "${TORCH_INDEX_URL}"; fi \
     && sh /build/pip-install.sh "$@" --target /opt/torch -r /build/torch.lock
 
-FROM toolchain AS distribution
+FROM venv AS distribution
 RUN --mount=type=secret,id=ca \
     sh /build/apt-install.sh python3-torch python3-torchvision libopenblas0-openmp
 COPY docker/collect_torch.py /build/
@@ -113,7 +117,7 @@ COPY docker/add-user.sh /build/
 RUN sh /build/add-user.sh appuser 1000 /app \
     && rm -r /build \
     && install -d -o 1000 -g 1000 /app /app/models /app/logs /app/.cache
-COPY --from=toolchain /opt/python /opt/python
+COPY --from=venv /opt/python /opt/python
 COPY --from=torch /opt/torch /opt/torch
 COPY --from=builder /opt/venv /opt/venv
 # Libraries of the distribution's torch become findable; the imports prove that pruning took nothing that is needed.

@@ -17,4 +17,8 @@ if [ -z "$python" ] || ! recent "$python"; then
     conda create --yes --quiet --prefix /opt/python python=3.12
     python=/opt/python/bin/python3
 fi
+if ! "$python" -c 'import ensurepip, venv' 2> /dev/null; then
+    echo "error: $python of BUILDER_BASE cannot make virtual environments; add its venv package (Debian: python3-venv)" >&2
+    exit 1
+fi
 "$python" -m venv /opt/venv
