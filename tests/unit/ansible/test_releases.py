@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.docker_host import Instance, parse_instance
-from ansible.module_utils.releases import (
+
+from plugins.module_utils.docker_host import Instance, parse_instance
+from plugins.module_utils.releases import (
     Gateway,
     ReleaseError,
     make_plan,

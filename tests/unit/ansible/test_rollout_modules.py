@@ -11,17 +11,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import bundle_facts
 import pytest
-import release_accept
-import release_prepare
 from ansible.errors import AnsibleLookupError
-from ansible.module_utils.golden import GoldenError, Sample, compare, load
-from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
-from ansible.module_utils.http_client import UnreachableError, request
-from instance_ready import own_words
-from release_table import release_table
-from tree_digest import tree_digest
+
+from plugins.filter.release_table import release_table
+from plugins.lookup.tree_digest import tree_digest
+from plugins.module_utils.golden import GoldenError, Sample, compare, load
+from plugins.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
+from plugins.module_utils.http_client import UnreachableError, request
+from plugins.modules import bundle_facts, release_accept, release_prepare
+from plugins.modules.instance_ready import own_words
 
 TOP = [
     {"class_id": 3, "class_name": "Bengal", "probability": 0.6},
