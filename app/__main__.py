@@ -7,7 +7,7 @@ from types import FrameType
 
 import uvicorn
 
-from app import logs, settings
+from app import __version__, logs, settings
 from app.errors import SettingsError
 from app.lifecycle import EXIT_SETTINGS, Lifecycle
 from app.main import create_app
@@ -65,6 +65,7 @@ def main() -> int:
         timeout_keep_alive=75,
         workers=1,
     )
+    log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
     Server(config, lifecycle).run()
     log.info("The service ends", extra={"exit_code": lifecycle.exit_code})
     return lifecycle.exit_code

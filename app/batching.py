@@ -55,9 +55,9 @@ class Batcher:
         with self._changed:
             if self._stopped:
                 raise ServiceError("stopping", "The service is stopping; send the request again.")
+            self._metrics.queue_depth.inc()
             self._waiting.append(entry)
             self._changed.notify()
-        self._metrics.queue_depth.inc()
         try:
             return await entry.future
         finally:

@@ -115,7 +115,8 @@ def _metrics(content: dict[str, object]) -> dict[str, float]:
     found: dict[str, float] = {}
     nested = content.get("metrics")
     for key, value in [*content.items(), *(nested.items() if isinstance(nested, dict) else ())]:
-        number = value.item() if isinstance(value, np.generic | Tensor) and value.size == 1 else value
+        scalar = isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1)
+        number = value.item() if scalar else value
         if (
             isinstance(number, int | float)
             and not isinstance(number, bool)

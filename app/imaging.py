@@ -65,6 +65,8 @@ class Decoder:
         try:
             return Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:
+            if _looks_accepted(bytes(content[:12])):
+                raise _corrupted("its header is damaged or cut off") from None
             raise ServiceError(
                 "invalid_file_type",
                 f"Invalid file type: the content is not an image this service reads ({_names()}).",
@@ -95,7 +97,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     try:
         image.load()
         if image.mode.startswith("I"):
-            return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
+            return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
         return image.convert("RGB")
     except Exception as error:  # each of Pillow's format readers raises its own kinds on damaged data
         raise _corrupted(error) from None
@@ -110,5 +112,9 @@ def _names() -> str:
     return ", ".join(FORMATS)
 
 
-def _corrupted(error: Exception) -> ServiceError:
-    return ServiceError("corrupted_image", f"The image is corrupted or incomplete: {error}.")
+def _looks_accepted(head: bytes) -> bool:
+    return head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+
+
+def _corrupted(why: object) -> ServiceError:
+    return ServiceError("corrupted_image", f"The image is corrupted or incomplete: {why}.")

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -43,7 +42,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Exchange, service=service)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
     for module in (health, predict, model, pages):
         app.include_router(module.router)
     return app
@@ -68,11 +66,3 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.url.path}: {error.detail}."
     return _envelope(request, error.status_code, code, detail, dict(error.headers or {}))
-
-
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return _envelope(request, 422, "invalid_request", f"{where}: {first['msg']}.", {})

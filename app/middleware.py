@@ -52,6 +52,7 @@ class Exchange:
             await self._app(scope, receive, send_marked)
         except Exception:  # a defect of ours: the client still gets the envelope, the log the traceback
             log.exception("The request failed", extra={"request_id": request_id, "path": scope["path"]})
+            self._service.metrics.errors.labels("internal_error").inc()
             if not status:
                 await _answer_internal_error(send_marked)
         finally:

@@ -10,7 +10,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from app.bundle.manifest import Head, Input
+from app.bundle.manifest import Head, Input, make_input
 from app.errors import BundleError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -50,17 +50,19 @@ def default_input(architecture: str, head: Head, image_size: int | None = None) 
     """
     if head == "sequential":
         side = image_size or 224
-        return Input(
-            size=(3, side, side),
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            interpolation="bilinear",
-            crop_pct=1.0,
-            crop_mode="squash",
+        return make_input(
+            {
+                "size": (3, side, side),
+                "mean": IMAGENET_MEAN,
+                "std": IMAGENET_STD,
+                "interpolation": "bilinear",
+                "crop_pct": 1.0,
+                "crop_mode": "squash",
+            }
         )
     config = _config(architecture)
     _, height, width = config.input_size
-    return Input.model_validate(
+    return make_input(
         {
             "size": (3, image_size or height, image_size or width),
             "mean": config.mean,

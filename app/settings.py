@@ -5,9 +5,9 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import SettingsError
@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(default=30.0, gt=0, description="Deadline of a request; past it 504.")
     drain_seconds: float = Field(default=30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = Field(
+        default="info", description="Least level logged."
+    )
     log_dir: Path | None = Field(default=None, description="Directory of a rotating copy of the log.")
     release_id: str | None = Field(
         default=None, description="Release this instance belongs to; echoed in X-Release-ID."

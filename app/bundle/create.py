@@ -12,7 +12,7 @@ import safetensors.torch
 
 from app import checkpoint, model
 from app.bundle import manifest as manifests
-from app.bundle.manifest import Activation, Golden, GoldenSample, Input, Manifest, Ranked, Source, describe
+from app.bundle.manifest import Activation, Golden, GoldenSample, Manifest, Ranked, Source, describe
 from app.engine import Engine
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
@@ -54,7 +54,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
     read = checkpoint.read(order.checkpoint, order.architecture)
     labels = _labels(order, read.num_classes)
     implied = model.default_input(order.architecture, read.head, order.image_size)
-    inputs = Input(**{**implied.model_dump(), **order.overrides})
+    inputs = manifests.make_input({**implied.model_dump(), **order.overrides})
     module = model.load(order.architecture, read.head, read.num_classes, inputs.size, read.state, str(order.checkpoint))
     with _staged(target) as directory:
         weights = directory / "model.safetensors"

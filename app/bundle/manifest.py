@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -32,7 +33,7 @@ def is_plain_name(name: str) -> bool:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Input(_Part):
@@ -44,6 +45,18 @@ class Input(_Part):
     interpolation: Interpolation
     crop_pct: Annotated[float, Field(gt=0, le=2)]
     crop_mode: CropMode
+
+
+def make_input(values: Mapping[str, object]) -> Input:
+    """Input settings from an architecture, a command line or the environment."""
+    try:
+        return Input.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise BundleError(
+            "invalid_option", f"The model's input cannot have {name} {values[name]}: {first['msg']}."
+        ) from None
 
 
 class File(_Part):

@@ -1,0 +1,188 @@
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import torch
+
+from app.batching import Batcher, Result
+from app.bundle.manifest import Input
+from app.engine import Engine
+from app.errors import ServiceError
+from app.metrics import Metrics
+
+SETTINGS = Input(
+    size=(3, 2, 2), mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest", crop_pct=1.0, crop_mode="center"
+)
+CLASSES = 12
+
+
+def image(number: int) -> torch.Tensor:
+    """An image whose best class is its number."""
+    return torch.full((3, 2, 2), number, dtype=torch.uint8)
+
+
+class Model:
+    """A real engine around a model that answers an image's number, and waits at a gate before each forward."""
+
+    def __init__(self, max_batch: int = 4) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.error: Exception | None = None
+        nearest = torch.nn.Linear(12, CLASSES)
+        centres = torch.arange(CLASSES).float() / 255
+        # The class whose number is nearest: -(x - c)^2 up to a constant, scaled so that neighbours differ.
+        nearest.weight.data = (2 * centres / 12).unsqueeze(1).repeat(1, 12) * 1e6
+        nearest.bias.data = -(centres**2) * 1e6
+        module = torch.nn.Sequential(torch.nn.Flatten(), nearest)
+        module.register_forward_pre_hook(self._wait)
+        self.metrics = Metrics(queue_size=64)
+        self.lost: list[str] = []
+        self.engine = Engine(module, SETTINGS, "softmax", "cpu", max_batch)
+
+    def _wait(self, _: Any, inputs: tuple[torch.Tensor]) -> None:
+        self.batches.append([round(float(row.mean()) * 255) for row in inputs[0]])
+        self.entered.set()
+        assert self.gate.wait(20)
+        if self.error:
+            raise self.error
+
+    def batcher(self) -> Batcher:
+        return Batcher(self.engine, self.metrics, self.lost.append)
+
+    @property
+    def depth(self) -> float:
+        value = self.metrics.registry.get_sample_value("inference_queue_depth")
+        assert value is not None
+        return value
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(20):
+            await work
+
+    asyncio.run(limited())
+
+
+async def entered(model: Model) -> None:
+    await asyncio.to_thread(model.entered.wait, 20)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def best(result: Result) -> int:
+    return result.ranking.class_ids[0]
+
+
+def test_images_that_wait_share_the_next_batches_and_each_gets_its_own_answer() -> None:
+    model = Model(max_batch=4)
+
+    async def work() -> None:
+        batcher = model.batcher()
+        first = asyncio.ensure_future(batcher.submit(image(0)))
+        await entered(model)
+        others = [asyncio.ensure_future(batcher.submit(image(number))) for number in range(1, 8)]
+        await settle()
+        assert model.depth == 7
+        model.gate.set()
+        assert [best(result) for result in await asyncio.gather(first, *others)] == list(range(8))
+        assert model.depth == 0
+        batcher.stop()
+
+    run(work())
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+
+
+def test_a_cancelled_request_leaves_the_queue() -> None:
+    model = Model()
+
+    async def work() -> None:
+        batcher = model.batcher()
+        first = asyncio.ensure_future(batcher.submit(image(0)))
+        await entered(model)
+        gone, kept = (asyncio.ensure_future(batcher.submit(image(number))) for number in (1, 2))
+        await settle()
+        gone.cancel()
+        await settle()
+        assert model.depth == 1
+        model.gate.set()
+        assert [best(await first), best(await kept)] == [0, 2]
+        assert gone.cancelled()
+        batcher.stop()
+
+    run(work())
+    assert model.batches == [[0], [2]]
+
+
+def test_a_request_cancelled_during_its_forward_disturbs_nobody() -> None:
+    model = Model()
+
+    async def work() -> None:
+        batcher = model.batcher()
+        first = asyncio.ensure_future(batcher.submit(image(3)))
+        await entered(model)
+        first.cancel()
+        await settle()
+        model.gate.set()
+        assert best(await batcher.submit(image(4))) == 4
+        batcher.stop()
+
+    run(work())
+
+
+def test_a_failing_batch_fails_its_requests_and_the_next_batch_works() -> None:
+    model = Model()
+    model.gate.set()
+    model.error = ValueError("defect")
+
+    async def work() -> None:
+        batcher = model.batcher()
+        with pytest.raises(ValueError, match="defect"):
+            await batcher.submit(image(1))
+        model.error = None
+        assert best(await batcher.submit(image(5))) == 5
+        batcher.stop()
+
+    run(work())
+    assert not model.lost
+
+
+def test_a_lost_device_is_reported_and_its_requests_are_told() -> None:
+    model = Model()
+    model.gate.set()
+    model.error = RuntimeError("CUDA error: device-side assert triggered")
+
+    async def work() -> None:
+        batcher = model.batcher()
+        with pytest.raises(ServiceError) as caught:
+            await batcher.submit(image(1))
+        assert (caught.value.code, caught.value.status) == ("device_lost", 503)
+        batcher.stop()
+
+    run(work())
+    assert "device-side assert" in model.lost[0]
+
+
+def test_stopping_answers_what_waits_and_refuses_what_comes() -> None:
+    model = Model()
+
+    async def work() -> None:
+        batcher = model.batcher()
+        first = asyncio.ensure_future(batcher.submit(image(1)))
+        await entered(model)
+        second = asyncio.ensure_future(batcher.submit(image(2)))
+        await settle()
+        batcher.stop()
+        with pytest.raises(ServiceError) as caught:
+            await batcher.submit(image(3))
+        assert caught.value.code == "stopping"
+        model.gate.set()
+        assert [best(await first), best(await second)] == [1, 2]
+
+    run(work())

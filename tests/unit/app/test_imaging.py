@@ -1,0 +1,175 @@
+import io
+import struct
+import zlib
+
+import pytest
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torchvision import transforms
+
+from app.bundle.manifest import Input
+from app.engine import Engine
+from app.errors import ServiceError
+from app.imaging import DecodedImage, Decoder
+from app.model import IMAGENET_MEAN, IMAGENET_STD
+from tests.unit.app.support import CAT, GOLDEN, picture
+
+HALF = (0.5, 0.5, 0.5)
+SQUARE = Input(
+    size=(3, 64, 64), mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear", crop_pct=1.0, crop_mode="squash"
+)
+
+
+def decode(content: bytes, settings: Input = SQUARE, max_pixels: int = 1_000_000) -> DecodedImage:
+    return Decoder(settings, max_pixels).decode(content)
+
+
+def normalised(pixels: torch.Tensor, settings: Input) -> torch.Tensor:
+    """What the engine feeds its model: an identity model shows it."""
+    seen: list[torch.Tensor] = []
+    module = torch.nn.Flatten()
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    Engine(module, settings, "softmax", "cpu", 1).predict([pixels])
+    return seen[0][0]
+
+
+def header_only_png(width: int, height: int) -> bytes:
+    """A PNG that promises many pixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 4096))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.glob("*.jpg")))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Input(size=(3, 224, 224), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=0.875, crop_mode="center"),
+        Input(
+            size=(3, 288, 288),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            interpolation="bicubic",
+            crop_pct=0.95,
+            crop_mode="center",
+        ),
+        Input(size=(3, 224, 192), mean=HALF, std=HALF, interpolation="bilinear", crop_pct=0.9, crop_mode="center"),
+        Input(size=(3, 224, 224), mean=HALF, std=HALF, interpolation="lanczos", crop_pct=0.9, crop_mode="squash"),
+        Input(size=(3, 224, 224), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=1.0, crop_mode="border"),
+        SQUARE,
+    ],
+    ids=lambda settings: f"{settings.crop_mode}-{settings.interpolation}-{settings.size[1]}x{settings.size[2]}",
+)
+def test_the_model_gets_what_timms_own_pipeline_makes(settings: Input, name: str) -> None:
+    path = GOLDEN / name
+    transform = create_transform(
+        settings.size,
+        is_training=False,
+        mean=settings.mean,
+        std=settings.std,
+        interpolation=settings.interpolation,
+        crop_pct=settings.crop_pct,
+        crop_mode=settings.crop_mode,
+    )
+    expected = transform(Image.open(path).convert("RGB"))
+    actual = normalised(decode(path.read_bytes(), settings).pixels, settings)
+    assert torch.equal(actual, expected)
+
+
+def test_the_square_setting_is_the_reference_projects_transform() -> None:
+    reference = transforms.Compose(
+        [transforms.Resize((64, 64)), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+    expected = reference(Image.open(CAT).convert("RGB"))
+    assert torch.equal(normalised(decode(CAT.read_bytes()).pixels, SQUARE), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "mode"),
+    [
+        (picture("RGB"), "JPEG", "RGB"),
+        (picture("L"), "JPEG", "L"),
+        (picture("CMYK"), "JPEG", "CMYK"),
+        (picture("P", kind="PNG"), "PNG", "P"),
+        (picture("RGBA", kind="PNG"), "PNG", "RGBA"),
+        (picture("1", kind="PNG"), "PNG", "1"),
+        (picture("RGB", kind="WEBP"), "WEBP", "RGB"),
+        (picture("RGB", kind="BMP"), "BMP", "RGB"),
+        (picture("P", kind="GIF"), "GIF", "P"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_accepted_formats_and_modes_become_rgb(content: bytes, kind: str, mode: str) -> None:
+    image = decode(content)
+    assert (image.format, image.mode, image.width, image.height) == (kind, mode, 64, 48)
+    assert image.pixels.shape == (3, 64, 64)
+    assert image.pixels.dtype == torch.uint8
+    assert image.pixels.float().mean().item() == pytest.approx(127.5, abs=6)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    target = io.BytesIO()
+    Image.fromarray(torch.arange(0, 65536, dtype=torch.int32).reshape(256, 256).to(torch.uint16).numpy()).save(
+        target, "PNG"
+    )
+    pixels = decode(target.getvalue()).pixels
+    assert pixels.float().mean().item() == pytest.approx(127.5, abs=1)
+    assert (int(pixels.min()), int(pixels.max())) == (2, 253)
+
+
+def test_a_colour_stays_that_colour_through_cmyk_and_palette() -> None:
+    for mode, kind in (("CMYK", "JPEG"), ("P", "PNG")):
+        target = io.BytesIO()
+        Image.new("RGB", (32, 32), (200, 40, 40)).convert(mode).save(target, kind)
+        red, green, blue = decode(target.getvalue()).pixels.float().mean((1, 2)).tolist()
+        assert red > 150 > 90 > green
+        assert blue < 90
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG"])
+def test_an_animation_answers_for_its_first_frame(kind: str) -> None:
+    target = io.BytesIO()
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black", "black")]
+    frames[0].save(target, kind, save_all=True, append_images=frames[1:], duration=50)
+    assert decode(target.getvalue()).pixels.min() > 240
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (b"", "empty_file", "empty"),
+        (b"just some text, sent as a picture", "invalid_file_type", "Invalid file type"),
+        (b"%PDF-1.7 and so on", "invalid_file_type", "Invalid file type"),
+        (CAT.read_bytes()[:9000], "corrupted_image", "corrupted"),
+        (CAT.read_bytes()[:40], "corrupted_image", "corrupted"),
+        (picture(kind="PNG")[:-30], "corrupted_image", "corrupted"),
+        (picture(kind="WEBP")[:-20], "corrupted_image", "corrupted"),
+        (picture(size=(1, 1), kind="PNG"), "image_too_small", "too small"),
+        (picture(size=(500, 9), kind="PNG"), "image_too_small", "too small"),
+        (header_only_png(20_000, 20_000), "image_too_large", "too large"),
+        (picture(size=(1001, 1000), kind="PNG"), "image_too_large", "more than 1000000 pixels"),
+        (picture(size=(5000, 40), kind="PNG"), "image_too_large", "100 times"),
+        (header_only_png(500, 500), "corrupted_image", "corrupted"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_a_usable_image_is_refused_with_its_own_code(content: bytes, code: str, said: str) -> None:
+    with pytest.raises(ServiceError) as caught:
+        decode(content)
+    assert (caught.value.code, caught.value.status) == (code, 400)
+    assert said in caught.value.detail
+
+
+def test_a_phones_jpeg_with_a_second_picture_inside_is_a_jpeg() -> None:
+    target = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(target, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 12))])
+    assert decode(target.getvalue()).format == "JPEG"

@@ -1,0 +1,192 @@
+import http.client
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.lifecycle import Lifecycle, State
+from tests.unit.app.support import CAT, SMALL, Server, raw_request, reference_checkpoint, serve, wait_for
+
+# Loaded before the service, these act at torch's edge while a file is there.
+HOOK = """
+import pathlib, time, torch
+from timm.models.mobilenetv3 import MobileNetV3
+
+def act(module, inputs):
+    if isinstance(module, MobileNetV3) and pathlib.Path({flag!r}).exists():
+        {action}
+
+torch.nn.modules.module.register_module_forward_pre_hook(act)
+"""
+
+
+def slow(flag: Path) -> str:
+    return HOOK.format(flag=str(flag), action="time.sleep(3)")
+
+
+def lost(flag: Path) -> str:
+    message = "CUDA error: an illegal memory access was encountered"
+    return HOOK.format(flag=str(flag), action=f"raise RuntimeError({message!r})")
+
+
+def exit_code(server: Server) -> int:
+    return server.process.wait(timeout=120)
+
+
+def answer(connection: socket.socket) -> tuple[int, str | None]:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status, response.getheader("connection")
+
+
+def test_http_is_up_before_the_model_and_sigterm_then_ends_at_once(bundle: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, bundle_path=bundle) as server:
+        wait_for(lambda: server.status("/health/live") == 200)
+        ready = server.get("/health/ready")
+        assert ready.status_code == 503
+        assert ready.json() == {
+            "status": "loading", "model_loaded": False, "code": "loading", "detail": "The model is being loaded.",
+        }  # fmt: skip
+        refused = server.post(content=CAT.read_bytes(), headers={"content-type": "image/jpeg"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "loading")
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["x-model-version"] == "unknown"
+        assert server.get("/api/v1/model/info").status_code == 503
+        server.terminate()
+        assert exit_code(server) == 0
+
+
+def test_a_full_queue_a_deadline_and_a_drain(bundle: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "slow"
+    content = CAT.read_bytes()
+    image: dict[str, Any] = {"content": content, "headers": {"content-type": "image/jpeg"}}
+    with serve(
+        tmp_path, slow(flag), bundle_path=bundle, queue_size=2, max_files=2, request_timeout_seconds=2
+    ) as server:
+        wait_for(server.ready)
+
+        # Two uploads that do not end take both places.
+        stalled = [server.begin_upload(content, sent=100) for _ in range(2)]
+        wait_for(lambda: server.metric("inference_images_admitted") == 2)
+        refused = server.post(**image)
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "queue_full", "1")
+        # Their deadline passes.
+        assert [answer(connection)[0] for connection in stalled] == [504, 504]
+        assert server.post(**image).status_code == 200
+
+        # A slow model: the one in its forward and the one behind it pass their deadline, and both places come back.
+        flag.touch()
+        begun = [server.begin_upload(content, sent=len(content)) for _ in range(2)]
+        assert [answer(connection)[0] for connection in begun] == [504, 504]
+        wait_for(lambda: server.metric("inference_images_admitted") == 0)
+        # A client that leaves while its image waits or computes gives its place back at once.
+        leaving = server.begin_upload(content, sent=len(content))
+        wait_for(lambda: server.metric("inference_images_admitted") == 1)
+        leaving.close()
+        wait_for(lambda: server.metric("inference_images_admitted") == 0, seconds=1.5)
+        flag.unlink()
+        wait_for(lambda: server.post(**image).status_code == 200)
+
+        # Draining: not ready, yet what is in flight and what still arrives is answered.
+        last = server.begin_upload(content, sent=100)
+        wait_for(lambda: server.metric("inference_images_admitted") == 1)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as open_connection:
+            server.terminate()
+            wait_for(lambda: server.status("/health/ready") == 503)
+            assert server.get("/health/ready").json()["status"] == "draining"
+            assert server.get("/health/live").status_code == 200
+            open_connection.sendall(raw_request(content))
+            assert answer(open_connection) == (200, "close")
+        last.sendall(content[100:])
+        assert answer(last) == (200, "close")
+        assert exit_code(server) == 0
+
+
+def test_a_drain_is_bounded(bundle: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, bundle_path=bundle, drain_seconds=1) as server:
+        wait_for(server.ready)
+        with server.begin_upload(CAT.read_bytes(), sent=100):
+            wait_for(lambda: server.metric("inference_images_admitted") == 1)
+            started = time.monotonic()
+            server.terminate()
+            assert exit_code(server) == 0
+            assert 1 <= time.monotonic() - started < 6
+
+
+def test_a_lost_device_fails_live_and_then_ends_the_process_with_70(bundle: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "lost"
+    image: dict[str, Any] = {"content": CAT.read_bytes(), "headers": {"content-type": "image/jpeg"}}
+    with serve(tmp_path, lost(flag), bundle_path=bundle) as server:
+        wait_for(server.ready)
+        flag.touch()
+        failed = server.post(**image)
+        assert (failed.status_code, failed.json()["code"]) == (503, "device_lost")
+        assert server.get("/health/live").status_code == 503
+        assert server.get("/health/ready").json()["status"] == "device_lost"
+        assert server.post(**image).json()["code"] == "device_lost"
+        assert exit_code(server) == 70
+        line = next(line for line in server.lines() if line.get("code") == "device_lost")
+        assert (line["level"], "illegal memory access" in line["detail"]) == ("error", True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_demanded_gpu_that_is_missing_keeps_the_process_alive_and_unready(bundle: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, bundle_path=bundle, require_gpu="true") as server:
+        wait_for(lambda: server.status("/health/live") == 200)
+        wait_for(lambda: server.get("/health/ready").json()["status"] == "gpu_required")
+        ready = server.get("/health/ready")
+        assert ready.status_code == 503
+        assert "nvidia-smi" in ready.json()["detail"]
+        assert server.post(content=CAT.read_bytes()).json()["code"] == "gpu_required"
+        assert server.get("/health/live").status_code == 200
+        server.terminate()
+        assert exit_code(server) == 0
+
+
+def test_a_damaged_bundle_ends_the_process_with_65_and_one_clear_line(bundle: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(bundle, tmp_path / "damaged")
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[-100] ^= 1
+    (damaged / "model.safetensors").write_bytes(weights)
+    with serve(tmp_path, bundle_path=damaged) as server:
+        assert exit_code(server) == 65
+        errors = [line for line in server.lines() if line["level"] == "error"]
+        assert [line["code"] for line in errors] == ["checksum_mismatch"]
+        assert "model.safetensors" in errors[0]["detail"]
+
+
+def test_an_unknown_setting_ends_the_process_with_64(tmp_path: Path) -> None:
+    with serve(tmp_path, bundel_path="/b") as server:
+        assert exit_code(server) == 64
+        (line,) = server.lines()
+        assert (line["level"], line["code"]) == ("error", "unknown_setting")
+        assert "API_BUNDLE_PATH" in line["detail"]
+
+
+def test_a_bare_checkpoint_is_served_the_reference_way(tmp_path: Path) -> None:
+    _, _, state = reference_checkpoint(SMALL)
+    path = tmp_path / "best.pth"
+    torch.save({"model_state_dict": state, "val_acc": 0.5}, path)
+    with serve(tmp_path, checkpoint_path=path, model_name=SMALL, num_classes=67, image_size=64) as server:
+        wait_for(server.ready)
+        info = server.get("/api/v1/model/info").json()
+        assert (info["model_name"], info["num_classes"], info["image_size"]) == (SMALL, 67, 64)
+        assert info["class_names"][0] == "Abyssinian"
+        assert info["performance_metrics"] == {"val_acc": 0.5}
+        assert info["checkpoint_path"] == str(path)
+        assert server.post(content=CAT.read_bytes(), headers={"content-type": "image/jpeg"}).status_code == 200
+
+
+def test_a_lifecycle_never_becomes_ready_once_it_ends() -> None:
+    lifecycle = Lifecycle(drain_seconds=5)
+    lifecycle.drain()
+    lifecycle.model_loaded()
+    assert lifecycle.state is State.DRAINING
+    lifecycle.device_lost("gone")
+    lifecycle.drain()
+    assert (lifecycle.state, lifecycle.exit_code) == (State.DEVICE_LOST, 70)
