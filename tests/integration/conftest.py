@@ -1,0 +1,47 @@
+"""What the integration tests share: the images, photographs, small models, and this machine as a host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.support.bundles import Workshop
+from tests.integration.support.playbooks import ROOT, Host
+
+NAME = "inference-test"
+MODEL = "small"
+ARCHITECTURE = "mobilenetv3_small_050"
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Runs Python in the service's image."""
+    names = Path(os.environ.get("INFERENCE_TEST_IMAGES", ROOT / ".cache" / "test-images.json"))
+    if not names.exists():
+        pytest.fail(f"{names} is missing; run the tests with make integration, which builds the images first")
+    shop = Workshop(json.loads(names.read_text())["runtime"], tmp_path_factory.mktemp("workshop"))
+    for photograph in (ROOT / "app" / "data" / "golden").glob("*.jpg"):
+        (shop.folder / photograph.name).write_bytes(photograph.read_bytes())
+    return shop
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Path:
+    """A photograph of a cat."""
+    return ROOT / "app" / "data" / "golden" / "cat.jpg"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Iterator[Host]:
+    """This machine with a service of the tests' own, and the small model in versions A and B; removed afterwards."""
+    machine = Host(tmp_path_factory.mktemp("host"), NAME, model_bundle_name=MODEL, model_bundle_version="A")
+    for seed, version in enumerate("AB"):
+        checkpoint = workshop.checkpoint(ARCHITECTURE, classes=67, seed=seed)
+        workshop.bundle(checkpoint, architecture=ARCHITECTURE, name=MODEL, version=version, models=machine.models)
+    machine.remove()
+    yield machine
+    machine.remove()

@@ -1,0 +1,251 @@
+"""Real playbooks on this machine's engine: deploy, again, update, roll back, and everything that must not get through.
+
+The tests run in the order of the file; each starts from the release that the one before left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import ARCHITECTURE, MODEL
+from tests.integration.support.bundles import Workshop
+from tests.integration.support.load import LoadClient, get, post
+from tests.integration.support.playbooks import ROOT, Host, docker
+
+TOLERANCE = 1e-3
+
+
+def assert_equals_reference(answer: dict[str, Any], reference: list[float]) -> None:
+    """Compare an answer of the service with the probabilities that the libraries themselves give."""
+    given = {item["class_id"]: item["confidence"] for item in answer["top_5_predictions"]}
+    assert len(given) == 5
+    best = max(range(len(reference)), key=reference.__getitem__)
+    assert answer["top_5_predictions"][0]["class_id"] == best
+    for class_id, confidence in given.items():
+        assert confidence == pytest.approx(reference[class_id], abs=TOLERANCE)
+
+
+def assert_nothing_lost(client: LoadClient) -> None:
+    """Every request got a good answer, over kept and over new connections."""
+    assert client.failures == []
+    assert {answer.fresh_connection for answer in client.answers} == {True, False}
+
+
+def live_version(host: Host) -> str:
+    """Return the model version that the gateway's answers carry."""
+    status, _, headers = get(host.port, "/health/ready")
+    assert status == 200
+    return headers["X-Model-Version"]
+
+
+def test_check_mode_changes_nothing_on_a_clean_host(host: Host) -> None:
+    run = host.deploy("--check", "--diff")
+    assert run.failed == 0
+    assert host.containers() == []
+    assert not host.state_dir.exists()
+
+
+def test_the_first_deploy_answers_as_timm_does(host: Host, workshop: Workshop, photograph: Path) -> None:
+    run = host.deploy()
+    assert run.changed > 0
+    for said in (f"127.0.0.1:{host.port}", "Device:", f"{MODEL} A", "Release:", "Prediction:", "Took:"):
+        assert said in run.output
+
+    status, answer = post(host.port, photograph.read_bytes())
+    assert status == 200
+    made = json.loads((host.models / MODEL / "A" / "bundle.json").read_text())["input"]
+    settings = {"input_size": made["size"], "num_classes": 67}
+    settings |= {key: made[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+    weights = f"/work/{ARCHITECTURE}-0-plain.pth"
+    reference = workshop.expected(
+        "reference_answer.py", "timm", ARCHITECTURE, weights, f"/work/{photograph.name}", json.dumps(settings)
+    )
+    assert_equals_reference(answer, reference)
+
+
+def test_a_second_run_changes_nothing_and_loses_nothing(host: Host, photograph: Path) -> None:
+    before = host.instance()
+    with LoadClient(host.port, photograph) as client:
+        run = host.deploy()
+    assert run.changed == 0
+    assert host.instance()["Id"] == before["Id"]
+    assert host.instance()["State"]["StartedAt"] == before["State"]["StartedAt"]
+    assert_nothing_lost(client)
+    assert len(host.records()) == 1
+
+
+def test_an_update_by_variable_loses_nothing(host: Host, photograph: Path) -> None:
+    before = host.instance()
+    with LoadClient(host.port, photograph) as client:
+        host.deploy(model_bundle_version="B")
+        time.sleep(1)
+    assert_nothing_lost(client)
+    assert client.model_versions == ["A", "B"]
+
+    after = host.instance()
+    assert after["Id"] != before["Id"]
+    assert (
+        after["Config"]["Labels"]["inference-service.colour"] != before["Config"]["Labels"]["inference-service.colour"]
+    )
+    record = host.records()[-1]
+    assert (record["action"], record["result"], record["bundle"]["version"]) == ("deploy", "ok", "B")
+    assert record["previous"] == before["Config"]["Labels"]["inference-service.release"]
+
+
+def test_a_rollback_brings_the_release_before_back(host: Host, photograph: Path) -> None:
+    with LoadClient(host.port, photograph) as client:
+        run = host.play("rollback")
+        time.sleep(1)
+    assert run.code == 0, run.output[-6000:]
+    assert_nothing_lost(client)
+    assert client.model_versions == ["B", "A"]
+    assert host.instance()["Config"]["Labels"]["inference-service.bundle-version"] == "A"
+    assert (host.records()[-1]["action"], host.records()[-1]["result"]) == ("rollback", "ok")
+
+
+def refuse(host: Host, photograph: Path, *words: str, **extra: Any) -> None:
+    """Deploy something that must not serve; the live release answers all the while, and afterwards."""
+    before = host.instance()
+    with LoadClient(host.port, photograph) as client:
+        said = host.deploy_expecting_failure(**extra)
+    for word in words:
+        assert word in " ".join(said.split()), said[-4000:]
+    assert_nothing_lost(client)
+    assert client.model_versions == ["A"]
+    assert host.instance()["Id"] == before["Id"]
+    assert live_version(host) == "A"
+
+
+def test_a_flipped_byte_is_refused(host: Host, photograph: Path) -> None:
+    damaged = host.models / MODEL / "damaged"
+    shutil.copytree(host.models / MODEL / "A", damaged)
+    weights = damaged / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 0x01
+    weights.write_bytes(content)
+    refuse(host, photograph, "model.safetensors", "damaged", model_bundle_version="damaged")
+
+
+def test_a_model_that_answers_differently_is_refused(host: Host, photograph: Path) -> None:
+    wrong = host.models / MODEL / "wrong"
+    shutil.copytree(host.models / MODEL / "A", wrong)
+    # In order down to every checksum, but the recorded answers belong to another model.
+    manifest = json.loads((wrong / "bundle.json").read_text())
+    other = host.models / MODEL / "B" / "golden" / "golden.json"
+    golden = wrong / manifest["golden"]["file"]
+    golden.write_bytes(other.read_bytes())
+    manifest["golden"]["sha256"] = hashlib.sha256(golden.read_bytes()).hexdigest()
+    manifest["golden"]["bytes"] = golden.stat().st_size
+    manifest["version"] = "wrong"
+    (wrong / "bundle.json").write_text(json.dumps(manifest))
+    refuse(host, photograph, "golden/", "keeps serving", model_bundle_version="wrong")
+    assert host.records()[-1]["result"] == "failed"
+
+
+def test_an_app_that_crashes_at_start_is_refused(host: Host, photograph: Path) -> None:
+    settings = {"API_MAX_BATCH": "many"}
+    refuse(host, photograph, "API_MAX_BATCH", "keeps serving", inference_service_env=settings)
+
+
+def test_a_misspelt_variable_is_refused_by_name(host: Host, photograph: Path) -> None:
+    refuse(host, photograph, "model_bundle_version", model_bundle_versoin="B")
+
+
+@pytest.fixture(scope="module")
+def pictures(workshop: Workshop, photograph: Path) -> Path:
+    """Pictures that no client should send, and unusual ones that it may."""
+    workshop.run("python", "/scripts/make_pictures.py", f"/work/{photograph.name}", "/work/pictures")
+    return workshop.folder / "pictures"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("text.jpg", 400, "Invalid file type"),
+        ("truncated.jpg", 400, ""),
+        ("empty.jpg", 400, ""),
+        ("one-pixel.png", 400, "too small"),
+        ("bomb.png", 400, "too large"),
+        ("eleven-megabytes.jpg", 413, ""),
+        ("animated.webp", 200, ""),
+        ("cmyk.jpg", 200, ""),
+        ("sixteen-bit.png", 200, ""),
+    ],
+)
+def test_unusual_pictures_get_the_documented_answer(
+    host: Host, pictures: Path, name: str, status: int, said: str
+) -> None:
+    given, answer = post(host.port, (pictures / name).read_bytes())
+    assert given == status, answer
+    if status == 200:
+        assert len(answer["top_5_predictions"]) == 5
+    else:
+        assert set(answer) == {"detail", "code"}
+        assert said in answer["detail"]
+
+
+def test_bad_pictures_do_not_eat_memory(host: Host, pictures: Path) -> None:
+    def used() -> int:
+        counters = "cat /sys/fs/cgroup/memory/memory.stat 2>/dev/null || cat /sys/fs/cgroup/memory.stat"
+        lines = docker("exec", host.instance()["Id"], "sh", "-c", counters).splitlines()
+        values = dict(line.split() for line in lines)
+        return int(values.get("total_rss") or values["anon"])
+
+    names = ("bomb.png", "truncated.jpg", "eleven-megabytes.jpg", "text.jpg")
+    for name in names:
+        post(host.port, (pictures / name).read_bytes())
+    before = used()
+    for _ in range(15):
+        for name in names:
+            assert post(host.port, (pictures / name).read_bytes())[0] in {400, 413}
+    assert used() - before < 32_000_000
+    assert host.instance()["RestartCount"] == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("resnet50", 224), ("efficientnet_b3", 300), ("convnext_base", 224)]
+)
+def test_a_reference_checkpoint_deploys_by_variables_alone(
+    host: Host, workshop: Workshop, photograph: Path, architecture: str, size: int
+) -> None:
+    checkpoint = workshop.checkpoint(architecture, classes=67, seed=3, shape="trainer")
+    host.deploy(
+        model_bundle_name=f"cats-{architecture.replace('_', '-')}",
+        model_bundle_version="1",
+        model_bundle_create={
+            "checkpoint": str(checkpoint),
+            "architecture": architecture,
+            "labels": str(ROOT / "app" / "data" / "labels" / "cat_breeds.txt"),
+            "image_size": size,
+        },
+    )
+    status, answer = post(host.port, photograph.read_bytes())
+    assert status == 200
+    reference = workshop.expected(
+        "reference_answer.py",
+        "trainer",
+        architecture,
+        f"/work/{checkpoint.name}",
+        f"/work/{photograph.name}",
+        str(size),
+    )
+    assert_equals_reference(answer, reference)
+    _, info, _ = get(host.port, "/api/v1/model/classes")
+    assert info["num_classes"] == 67
+    assert info["classes"][0] == {"id": 0, "name": "Abyssinian"}
+    assert info["classes"][66] == {"id": 66, "name": "York Chocolate"}
+
+
+def test_teardown_leaves_no_container(host: Host) -> None:
+    run = host.play("teardown")
+    assert run.code == 0, run.output[-6000:]
+    assert host.containers() == []
+    # Bundles, releases and records stay, for a deploy that goes back to them.
+    assert host.records()
