@@ -1,9 +1,14 @@
-"""Make the shared code of the modules importable under the name that Ansible gives it on a host."""
+"""Make the plugins importable: as `plugins` of the checkout, and what modules share under Ansible's name for it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import ansible.module_utils
 
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[3] / "plugins" / "module_utils"))
+ROOT = Path(__file__).resolve().parents[3]
+
+# Without this line only `python -m pytest` finds them, not `pytest`.
+sys.path.append(str(ROOT))
+ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
