@@ -35,10 +35,11 @@ if ! command -v mmdebstrap > /dev/null; then
     exit 1
 fi
 
-# The archives that apt on this machine uses, when they are Debian's; their suites are replaced by ours.
+# The archives that apt on this machine uses, when it has apt and they are Debian's; their suites are replaced by ours.
 archive() {
+    command -v apt-get > /dev/null || return 0
     apt-get indextargets --format "\$(LABEL) \$(REPO_URI)" 'Created-By: Packages' 2> /dev/null |
-        sed -n "s|^$1 ||p" | head -n 1
+        awk -v label="$1" '$1 == label && !found++ { print $2 }'
 }
 mirror=${DEBIAN_MIRROR:-$(archive Debian)}
 security=$(archive Debian-Security)
