@@ -66,6 +66,8 @@ class Host:
             "inference_service_state_dir": str(self.state_dir),
             "inference_service_cpus": 2,
             "inference_service_memory": "2g",
+            # What is tested is that no request is lost, on machines that may be busy with something else.
+            "inference_service_latency_budget_ms": 60000,
             "model_bundle_dir": str(self.state_dir / "bundles"),
             "model_bundle_source": str(self.models),
             **variables,
