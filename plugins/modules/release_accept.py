@@ -43,6 +43,10 @@ seconds: {description: How long the whole acceptance took, returned: success, ty
 """
 
 
+# A sample over the budget is asked again: a slow model is slow each time, a busy host is not.
+ATTEMPTS = 3
+
+
 def check_device(base_url: str, wanted: str, timeout: float) -> tuple[str, str]:
     """Return the device that the instance reports, and a problem or ''."""
     try:
@@ -59,9 +63,12 @@ def check_samples(base_url: str, golden: GoldenSet, params: dict[str, Any]) -> l
     entries = []
     # When only some are asked: those that the model is surest of.
     samples = sorted(golden.samples, key=lambda sample: -float(sample.top[0]["probability"]))
+    budget = params["latency_budget_ms"] / 1000
     for sample in samples[: params["samples"] or None]:
-        budget = params["latency_budget_ms"] / 1000
-        predictions, headers, seconds, problem = ask(base_url, sample, timeout=max(budget * 2, 10))
+        for _ in range(ATTEMPTS):
+            predictions, headers, seconds, problem = ask(base_url, sample, timeout=max(budget * 2, 10))
+            if problem or seconds <= budget:
+                break
         problems = [problem] if problem else compare(sample, predictions, golden.tolerance)
         answered_by = headers.get("x-release-id", "")
         if not problem and answered_by != params["release_id"]:

@@ -59,6 +59,9 @@ started: {description: Seconds since the epoch, for the record, returned: succes
 """
 
 
+UNKNOWN = "(known once image and bundle are there)"
+
+
 def read_gateway(state_dir: Path, map_path: str) -> Gateway:
     """Ask the running gateway and its map file which colour is live."""
     try:
@@ -77,7 +80,9 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[s
         kept: dict[str, Any] = read_release(state_dir, identity)
         return kept
     desired: dict[str, Any] = params["desired"]
-    identity = release_id(desired["image"]["id"], desired["bundle"]["sha256"], desired["settings"])
+    image, bundle = desired["image"]["id"], desired["bundle"]["sha256"]
+    # A dry run may come before the image or the bundle is there; their identity is not known then.
+    identity = release_id(image, bundle, desired["settings"]) if image and bundle else UNKNOWN
     return {**desired, "release_id": identity}
 
 
