@@ -63,9 +63,9 @@ def test_the_first_deploy_answers_as_timm_does(host: Host, workshop: Workshop, p
     made = json.loads((host.models / MODEL / "A" / "bundle.json").read_text())["input"]
     settings = {"input_size": made["size"], "num_classes": 67}
     settings |= {key: made[key] for key in ("mean", "std", "interpolation", "crop_pct")}
-    weights = f"/work/{ARCHITECTURE}-0-plain.pth"
+    weights = f"/shop/{ARCHITECTURE}-0-plain.pth"
     reference = workshop.expected(
-        "reference_answer.py", "timm", ARCHITECTURE, weights, f"/work/{photograph.name}", json.dumps(settings)
+        "reference_answer.py", "timm", ARCHITECTURE, weights, f"/shop/{photograph.name}", json.dumps(settings)
     )
     assert_equals_reference(answer, reference)
 
@@ -161,7 +161,7 @@ def test_a_misspelt_variable_is_refused_by_name(host: Host, photograph: Path) ->
 @pytest.fixture(scope="module")
 def pictures(workshop: Workshop, photograph: Path) -> Path:
     """Pictures that no client should send, and unusual ones that it may."""
-    workshop.run("python", "/scripts/make_pictures.py", f"/work/{photograph.name}", "/work/pictures")
+    workshop.run("python", "/scripts/make_pictures.py", f"/shop/{photograph.name}", "/shop/pictures")
     return workshop.folder / "pictures"
 
 
@@ -232,8 +232,8 @@ def test_a_reference_checkpoint_deploys_by_variables_alone(
         "reference_answer.py",
         "trainer",
         architecture,
-        f"/work/{checkpoint.name}",
-        f"/work/{photograph.name}",
+        f"/shop/{checkpoint.name}",
+        f"/shop/{photograph.name}",
         str(size),
     )
     assert_equals_reference(answer, reference)

@@ -22,7 +22,7 @@ class Workshop:
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, *command: str) -> str:
-        """Run a command in the image; the folder is /work there, our own scripts are /scripts."""
+        """Run a command in the image; the folder is /shop there, our own scripts are /scripts."""
         return docker(
             *(
                 "run",
@@ -33,7 +33,7 @@ class Workshop:
                 "--env=HOME=/tmp",
             ),
             *(
-                f"--volume={self.folder}:/work",
+                f"--volume={self.folder}:/shop",
                 f"--volume={SCRIPTS}:/scripts:ro",
                 "--entrypoint=",
                 self.image,
@@ -44,13 +44,13 @@ class Workshop:
     def checkpoint(self, architecture: str, classes: int, seed: int, shape: str = "plain") -> Path:
         """Write a checkpoint with random weights; shape is plain (timm's own keys) or trainer (a training run's)."""
         name = f"{architecture}-{seed}-{shape}.pth"
-        self.run("python", "/scripts/make_checkpoint.py", architecture, str(classes), str(seed), shape, f"/work/{name}")
+        self.run("python", "/scripts/make_checkpoint.py", architecture, str(classes), str(seed), shape, f"/shop/{name}")
         return self.folder / name
 
     def bundle(self, checkpoint: Path, *options: str, architecture: str, name: str, version: str, models: Path) -> Path:
         """Make a bundle from a checkpoint and put it into a folder of models."""
-        arguments = {"checkpoint": f"/work/{checkpoint.name}", "architecture": architecture, "name": name}
-        flags = [f"--{key}={value}" for key, value in {**arguments, "version": version, "output": "/work/made"}.items()]
+        arguments = {"checkpoint": f"/shop/{checkpoint.name}", "architecture": architecture, "name": name}
+        flags = [f"--{key}={value}" for key, value in {**arguments, "version": version, "output": "/shop/made"}.items()]
         shutil.rmtree(self.folder / "made", ignore_errors=True)
         self.run("python", "-m", "app.bundle", "create", *flags, *options)
         target = models / name / version
