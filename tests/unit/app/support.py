@@ -28,6 +28,9 @@ CAT = GOLDEN / "cat.jpg"
 SMALL = "mobilenetv3_small_050"
 CLASSES = 7
 
+# Small models gain nothing from more threads, and lose a lot on a busy machine.
+torch.set_num_threads(1)
+
 
 def timm_model(architecture: str = SMALL, num_classes: int = CLASSES) -> Any:
     """A timm model with random weights that tell pictures apart."""
