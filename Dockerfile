@@ -89,7 +89,7 @@ RUN --mount=type=secret,id=ca \
     && rm -r /build \
     && install -d -o 990 -g 990 /run/haproxy
 USER 990:990
-EXPOSE 8000
+EXPOSE 8080
 # USR1: stop accepting, finish what is in flight. USR2 to PID 1 (the master) reloads the configuration.
 STOPSIGNAL SIGUSR1
 CMD ["haproxy", "-W", "-db", "-f", "/etc/haproxy/conf/haproxy.cfg"]
