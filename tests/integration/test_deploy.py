@@ -145,7 +145,7 @@ def test_a_model_that_answers_differently_is_refused(host: Host, photograph: Pat
     manifest["golden"]["bytes"] = golden.stat().st_size
     manifest["version"] = "wrong"
     (wrong / "bundle.json").write_text(json.dumps(manifest))
-    refuse(host, photograph, "golden/", "keeps serving", model_bundle_version="wrong")
+    refuse(host, photograph, "golden samples", "tolerance 0.01", "keeps serving", model_bundle_version="wrong")
     assert host.records()[-1]["result"] == "failed"
 
 
