@@ -32,6 +32,7 @@ exists: {description: Whether there is a bundle.json, returned: success, type: b
 sha256: {description: Digest of bundle.json, which is the bundle's identity, returned: success, type: str}
 name: {description: Name in the manifest, returned: success, type: str}
 version: {description: Version in the manifest, returned: success, type: str}
+source_sha256: {description: Digest of the checkpoint that the bundle was made from, returned: success, type: str}
 problems: {description: What is wrong, a sentence each, returned: success, type: list, elements: str}
 """
 
@@ -67,19 +68,21 @@ def read_bundle(bundle: Path, checksums: bool) -> dict[str, Any]:
     """Return identity and problems of the bundle in the directory."""
     source = bundle / "bundle.json"
     if not source.is_file():
-        return {"exists": False, "sha256": "", "name": "", "version": "", "problems": [f"{source} is missing"]}
+        problems = [f"{source} is missing"]
+        return {"exists": False, "sha256": "", "name": "", "version": "", "source_sha256": "", "problems": problems}
     content = source.read_bytes()
     try:
         manifest = json.loads(content)
         problems = [check_file(bundle, entry, checksums) for entry in listed_files(manifest)]
-        name, version = str(manifest["name"]), str(manifest["version"])
+        name, version, made_from = str(manifest["name"]), str(manifest["version"]), str(manifest["source"]["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        problems, name, version = [f"{source} is not a bundle manifest ({error!r})"], "", ""
+        problems, name, version, made_from = [f"{source} is not a bundle manifest ({error!r})"], "", "", ""
     return {
         "exists": True,
         "sha256": hashlib.sha256(content).hexdigest(),
         "name": name,
         "version": version,
+        "source_sha256": made_from,
         "problems": [problem for problem in problems if problem],
     }
 

@@ -84,6 +84,7 @@ def bundle(tmp_path: Path) -> Path:
     manifest = {
         "name": "cats",
         "version": "2",
+        "source": {"checkpoint": "best.pth", "sha256": "5" * 64},
         "weights": entries["model.safetensors"],
         "labels": entries["labels.txt"],
         "golden": entries["golden/golden.json"],
@@ -97,6 +98,7 @@ class TestBundleFacts:
     def test_a_complete_bundle_has_an_identity_and_no_problems(self, bundle: Path) -> None:
         facts = bundle_facts.read_bundle(bundle, checksums=True)
         assert facts["sha256"] == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
+        assert facts["source_sha256"] == "5" * 64
         assert (facts["exists"], facts["name"], facts["version"], facts["problems"]) == (True, "cats", "2", [])
 
     def test_a_flipped_byte_names_the_file(self, bundle: Path) -> None:
