@@ -90,16 +90,16 @@ def _from_yaml(text: str) -> tuple[str, list[str]]:
             if top.group(1) == "kind":
                 kind = _scalar(top.group(2))
             continue
-        item = re.match(r"(\s*)(-?)(\s*)name:\s*(.+)$", line)
+        item = re.match(r"(\s*(?:-\s*)?)name:\s*(\S.*)$", line)
         dash = re.match(r"(\s*)-(\s|$)", line)
         if in_devices and dash_column < 0 and dash:
             dash_column = len(dash.group(1))
         # The key of an item stands two columns right of its dash; deeper ones belong to the item's own lists.
-        if in_devices and item and len(item.group(1) + item.group(2) + item.group(3)) == dash_column + 2:
-            names.append(_scalar(item.group(4)))
+        if in_devices and item and len(item.group(1)) == dash_column + 2:
+            names.append(_scalar(item.group(2)))
     return kind, names
 
 
 def _scalar(text: str) -> str:
-    text = re.sub(r"\s+#.*$", "", text).strip()
+    text = re.sub(r"\s#.*$", "", text).strip()
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text

@@ -38,21 +38,21 @@ def parse_rpm_list(text: str, locks: str) -> dict[str, dict[str, Any]]:
         words = line.split()
         if len(words) != 2 or "nvidia" not in words[0]:
             continue
-        locked = re.search(rf"(?m)^!?\s*(?:name\s*=\s*)?\"?{re.escape(words[0])}(?:-\d|\"|$)", locks)
+        locked = re.search(rf"(?m)^!?[ \t]*(?:name\s*=\s*)?\"?{re.escape(words[0])}(?:-\d|\"|$)", locks)
         found[words[0]] = {"version": words[1], "held": locked is not None and not locked.group(0).startswith("!")}
     return found
 
 
 def parse_automatic_upgrades(texts: list[str]) -> dict[str, bool]:
     """Tell from apt's and dnf's settings whether packages are upgraded unasked, and whether NVIDIA's are left out."""
-    text = "\n".join(re.sub(r"(?m)^\s*(//|#).*$", "", item) for item in texts)
+    text = "\n".join(re.sub(r"(?m)^[ \t]*(//|#).*$", "", item) for item in texts)
     enabled = bool(
         re.search(r'APT::Periodic::Unattended-Upgrade\s+"[1-9]', text)
-        or re.search(r"(?m)^\s*apply_updates\s*=\s*(yes|true|1)\s*$", text)
+        or re.search(r"(?m)^[ \t]*apply_updates[ \t]*=[ \t]*(yes|true|1)\b", text)
     )
     # The list may be given in one block or entry by entry.
     listed = re.findall(r"Unattended-Upgrade::Package-Blacklist(?:::)?\s*(?:\{([^}]*)\}|\"([^\"]*)\")", text)
-    excluded = re.findall(r"(?m)^\s*exclude(?:pkgs)?\s*=\s*(.*)$", text)
+    excluded = re.findall(r"(?m)^[ \t]*exclude(?:pkgs)?[ \t]*=(.*)$", text)
     left_out = " ".join([*(first + second for first, second in listed), *excluded])
     return {"enabled": enabled, "nvidia_left_out": "nvidia" in left_out}
 
