@@ -66,7 +66,7 @@ def try_access(image: str, mode: str, expected: int, run: Runner, timeout: float
 
 def parse_probe(text: str) -> dict[str, Any]:
     """The last line of the probe's output that is its answer, or nothing."""
-    for line in reversed(text.splitlines()):
+    for line in reversed([item for item in text.splitlines() if item.startswith("{")]):
         try:
             data = json.loads(line)
         except (ValueError, RecursionError):
