@@ -81,7 +81,7 @@ class TestDriver:
         assert argv == ["dnf", "--assumeyes", "module", "enable", "nvidia-driver:575-open"]
 
     def test_what_is_held(self) -> None:
-        held = {"driver": {"nvidia-driver": {}, "kmod-nvidia-open-dkms": {}}}
+        held: dict[str, Any] = {"driver": {"nvidia-driver": {}, "kmod-nvidia-open-dkms": {}}}
         host = {"facts": {"flavour_needed": "either", "packages": held}}
         values = variables("nvidia_driver", "rhel9", __nvidia_driver_host=host)
         argv = render("nvidia_driver", "hold_redhat.yml", "Lock the packages at this version", values)["argv"]
