@@ -16,10 +16,11 @@ import pytest
 
 from tests.integration.conftest import ARCHITECTURE, MODEL
 from tests.integration.support.bundles import Workshop
-from tests.integration.support.load import LoadClient, get, post
+from tests.integration.support.load import LoadClient, get, post, post_body
 from tests.integration.support.playbooks import ROOT, Host, docker
 
 TOLERANCE = 1e-3
+FORM_WITHOUT_FILE = b"--b\r\ncontent-disposition: form-data; name=x\r\n\r\n1\r\n--b--"
 
 
 def assert_equals_reference(answer: dict[str, Any], reference: list[float]) -> None:
@@ -149,9 +150,28 @@ def test_a_model_that_answers_differently_is_refused(host: Host, photograph: Pat
     assert host.records()[-1]["result"] == "failed"
 
 
-def test_an_app_that_crashes_at_start_is_refused(host: Host, photograph: Path) -> None:
+def test_settings_that_the_service_refuses_are_refused(host: Host, photograph: Path) -> None:
     settings = {"API_MAX_BATCH": "many"}
     refuse(host, photograph, "API_MAX_BATCH", "keeps serving", inference_service_env=settings)
+
+
+def test_an_image_whose_app_crashes_at_start_is_refused(host: Host, photograph: Path, workshop: Workshop) -> None:
+    broken = f"{host.name}:broken"
+    crash = 'CMD ["python", "-c", "raise SystemExit(\'the app is broken\')"]'
+    docker("build", "--tag", broken, "-", stdin=f"FROM {workshop.image}\n{crash}\n")
+    try:
+        refuse(
+            host,
+            photograph,
+            "keeps crashing",
+            "the app is broken",
+            "keeps serving",
+            inference_image_strategy="pull",
+            inference_image_reference=broken,
+            inference_image_gateway_reference=broken,
+        )
+    finally:
+        docker("image", "rm", "--force", broken)
 
 
 def test_a_misspelt_variable_is_refused_by_name(host: Host, photograph: Path) -> None:
@@ -189,6 +209,26 @@ def test_unusual_pictures_get_the_documented_answer(
     else:
         assert set(answer) == {"detail", "code"}
         assert said in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "code"),
+    [
+        (
+            "multipart/form-data; boundary=b",
+            b"--b\r\ncontent-disposition: form-data; name=x\r\n\r\n1\r\n--b--",
+            422,
+            "missing_file",
+        ),
+        ("text/plain", b"not a picture", 400, "invalid_file_type"),
+        ("image/jpeg", b"", 400, "empty_file"),
+    ],
+)
+def test_requests_without_a_picture_get_the_documented_answer(
+    host: Host, content_type: str, body: bytes, status: int, code: str
+) -> None:
+    given, answer = post_body(host.port, body, content_type)
+    assert (given, answer["code"]) == (status, code)
 
 
 def test_bad_pictures_do_not_eat_memory(host: Host, pictures: Path) -> None:

@@ -39,8 +39,14 @@ def multipart(
 def post(
     port: int, photograph: bytes, *, path: str = "/api/v1/predict", timeout: float = 60
 ) -> tuple[int, dict[str, Any]]:
-    """Post one photograph; return the status and the decoded answer."""
-    body, content_type = multipart(photograph)
+    """Post one photograph as a form; return the status and the decoded answer."""
+    return post_body(port, *multipart(photograph), path=path, timeout=timeout)
+
+
+def post_body(
+    port: int, body: bytes, content_type: str, *, path: str = "/api/v1/predict", timeout: float = 60
+) -> tuple[int, dict[str, Any]]:
+    """Post a body as it is; return the status and the decoded answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("POST", path, body, {"Content-Type": content_type})

@@ -134,9 +134,9 @@ class Host:
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
 
-def docker(*arguments: str) -> str:
+def docker(*arguments: str, stdin: str = "") -> str:
     """Run the docker command line; return its output, or raise with what it said."""
-    done = subprocess.run(("docker", *arguments), capture_output=True, text=True, check=False)
+    done = subprocess.run(("docker", *arguments), input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"docker {' '.join(arguments[:3])}: {done.stderr.strip()}")
     return done.stdout
