@@ -383,6 +383,10 @@ def test_every_finding_is_explained() -> None:
     emitted = set(re.findall(r'"((?:GPU|ENG)\d{3})"', code))
     explained = {line.split()[1].rstrip(":") for line in text.splitlines() if line.startswith(("### GPU", "### ENG"))}
     assert emitted == explained
+    for entry in re.split(r"\n### ", text)[1:]:
+        if entry.startswith(("GPU", "ENG")):
+            parts = re.findall(r"^- \*\*([^*]+)\*\*:", entry, re.MULTILINE)
+            assert parts[:5] == ["Symptom", "Why", "Confirm", "Fix", "The playbook"], entry.splitlines()[0]
 
 
 @pytest.mark.parametrize("topics", [["driver", "engine", "toolkit"], ["engine"]])
