@@ -70,6 +70,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         driver = facts["driver_version"] or "none"
         cuda = f", CUDA {facts['cuda_version']}" if facts["cuda_version"] else ""
         rows.append(("driver", driver + cuda))
+    if facts.get("flavor"):
+        rows.append(("flavor", f"{facts['flavor']['name']} ({facts['flavor']['reason']})"))
     if "engine" in facts:
         engine = facts["engine"]
         rows.append(("Docker", engine["version"] or "not answering"))

@@ -7,8 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.gpu_host.access import try_access
 from ansible.module_utils.gpu_host.commands import run
 from ansible.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
+from ansible.module_utils.gpu_host.flavors import choose_flavor
 from ansible.module_utils.gpu_host.host import host_facts
 
 DOCUMENTATION = r"""
@@ -34,7 +36,13 @@ options:
     default: auto
   requirements:
     description:
-      - What the image flavor needs, with the keys min_driver, recommended_driver, cuda and compute_capabilities.
+      - What the image flavor needs, with the keys min_driver, recommended_driver, cuda, compute_capabilities
+        and vram_mib.
+    type: dict
+    default: {}
+  flavors:
+    description:
+      - Table of image flavors, each with what O(requirements) has; the one that fits the host best takes its place.
     type: dict
     default: {}
   engine_required:
@@ -45,6 +53,12 @@ options:
     description: Whether missing access of containers to the GPU is an error; otherwise it is a warning.
     type: bool
     default: true
+  access_image:
+    description:
+      - Image that is started with all GPUs to see whether CUDA works in a container; needs the topic V(toolkit).
+      - Empty leaves this out. It is skipped where the host's own checks already fail.
+    type: str
+    default: ""
   timeout:
     description: Seconds to wait for any one command.
     type: float
@@ -80,6 +94,10 @@ findings:
   returned: always
   type: list
   elements: dict
+flavor:
+  description: The chosen row of O(flavors), with name, reason and fits; empty without a table.
+  returned: always
+  type: dict
 gpu_present:
   description: Whether the host has an NVIDIA GPU; false where the driver was not asked about.
   returned: always
@@ -99,6 +117,8 @@ def main() -> None:
             },
             "gpu": {"type": "str", "choices": ["auto", "required", "absent"], "default": "auto"},
             "requirements": {"type": "dict", "default": {}},
+            "flavors": {"type": "dict", "default": {}},
+            "access_image": {"type": "str", "default": ""},
             "engine_required": {"type": "bool", "default": True},
             "toolkit_required": {"type": "bool", "default": True},
             "timeout": {"type": "float", "default": 10},
@@ -111,18 +131,31 @@ def main() -> None:
     if options["gpu"] == "absent":
         topics -= {"driver", "toolkit"}
     facts = host_facts(Path(options["root"]), run, options["timeout"], topics)
+    present = "pci_devices" in facts and gpu_present(facts)
+    requirements, flavor = options["requirements"], {}
+    if options["flavors"]:
+        flavor = choose_flavor(options["flavors"], facts, present)
+        requirements = options["flavors"][flavor["name"]]
     findings = []
     if "driver" in topics:
-        findings += assess_driver(facts, options["gpu"], options["requirements"])
+        findings += assess_driver(facts, options["gpu"], requirements)
     if "engine" in topics:
         findings += assess_engine(facts, options["engine_required"])
     if "toolkit" in topics:
         findings += assess_toolkit(facts, options["toolkit_required"])
+        healthy = present and facts["toolkit"]["modes"] and not any(item["severity"] == "error" for item in findings)
+        if options["access_image"] and healthy:
+            devices = sum(gpu["mig"]["instances"] or 1 for gpu in facts["gpus"])
+            # Starting the image and CUDA takes longer than any question to the host.
+            findings += try_access(
+                options["access_image"], facts["toolkit"]["modes"][0], devices, run, 6 * options["timeout"]
+            )
     module.exit_json(
         changed=False,
         facts=facts,
         findings=findings,
-        gpu_present="pci_devices" in facts and gpu_present(facts),
+        flavor=flavor,
+        gpu_present=present,
     )
 
 

@@ -14,14 +14,20 @@ SPEC_FOLDERS = ("etc/cdi", "var/run/cdi", "run/cdi")
 
 
 def parse_spec(text: str) -> dict[str, Any]:
-    """Turn one specification into `{kind, devices, driver_version}`; what is not found stays empty."""
+    """Turn one specification into what matters of it; what is not found stays empty."""
     versions = Counter(re.findall(r"lib(?:cuda|nvidia-ml)\.so\.(\d{3,}\.\d+(?:\.\d+)?)", text))
     driver_version = versions.most_common(1)[0][0] if versions else ""
     if text.lstrip().startswith("{"):
         kind, devices = _from_json(text)
     else:
         kind, devices = _from_yaml(text)
-    return {"kind": kind, "devices": devices, "driver_version": driver_version}
+    return {
+        "kind": kind,
+        "devices": devices,
+        "driver_version": driver_version,
+        "uvm_major": _uvm_major(text),
+        "persistenced": "nvidia-persistenced/socket" in text,
+    }
 
 
 def read_specs(root: Path) -> list[dict[str, Any]]:
@@ -45,6 +51,12 @@ def qualified_devices(specs: list[dict[str, Any]]) -> list[str]:
     return sorted({f"{spec['kind']}={name}" for spec in specs for name in spec["devices"]})
 
 
+def _uvm_major(text: str) -> int | None:
+    """Device number that the specification gives to /dev/nvidia-uvm; toolkits before 1.19.1 leave it to the engine."""
+    match = re.search(r"/dev/nvidia-uvm[\"']?\s*,?\s*[\"']?major[\"']?\s*:\s*(\d{1,9})", text)
+    return int(match.group(1)) if match else None
+
+
 def _spec_files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml", ".json"})
@@ -55,10 +67,11 @@ def _spec_files(folder: Path) -> list[Path]:
 def _from_json(text: str) -> tuple[str, list[str]]:
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", []
     devices = data.get("devices") if isinstance(data, dict) else None
-    names = [str(item["name"]) for item in devices or [] if isinstance(item, dict) and "name" in item]
+    items = devices if isinstance(devices, list) else []
+    names = [str(item["name"]) for item in items if isinstance(item, dict) and "name" in item]
     kind = data.get("kind", "") if isinstance(data, dict) else ""
     return str(kind), names
 
@@ -77,16 +90,16 @@ def _from_yaml(text: str) -> tuple[str, list[str]]:
             if top.group(1) == "kind":
                 kind = _scalar(top.group(2))
             continue
-        item = re.match(r"(\s*)(-?)(\s*)name:\s*(.+)$", line)
+        item = re.match(r"(\s*(?:-\s*)?)name:\s*(\S.*)$", line)
         dash = re.match(r"(\s*)-(\s|$)", line)
         if in_devices and dash_column < 0 and dash:
             dash_column = len(dash.group(1))
         # The key of an item stands two columns right of its dash; deeper ones belong to the item's own lists.
-        if in_devices and item and len(item.group(1) + item.group(2) + item.group(3)) == dash_column + 2:
-            names.append(_scalar(item.group(4)))
+        if in_devices and item and len(item.group(1)) == dash_column + 2:
+            names.append(_scalar(item.group(2)))
     return kind, names
 
 
 def _scalar(text: str) -> str:
-    text = re.sub(r"\s+#.*$", "", text).strip()
+    text = re.sub(r"\s#.*$", "", text).strip()
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text

@@ -18,31 +18,34 @@ def parse_info(text: str) -> dict[str, Any]:
     """Turn `docker info --format '{{json .}}'` into the part that matters here."""
     try:
         info = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         info = {}
     if not isinstance(info, dict):
         info = {}
     version = str(info.get("ServerVersion") or "")
-    security = [str(item) for item in info.get("SecurityOptions") or []]
-    errors = [str(item) for item in info.get("ServerErrors") or []]
-    swarm = info.get("Swarm") or {}
+    security = _texts(info.get("SecurityOptions"))
+    errors = _texts(info.get("ServerErrors"))
+    swarm = info.get("Swarm")
+    runtimes = info.get("Runtimes")
     return {
         "version": version,
         "errors": errors,
-        "runtimes": sorted(info.get("Runtimes") or {}),
+        "runtimes": sorted(runtimes) if isinstance(runtimes, dict) else [],
         "default_runtime": str(info.get("DefaultRuntime") or ""),
-        "cdi_spec_dirs": [str(item) for item in info.get("CDISpecDirs") or []],
-        "cdi_enabled": bool(info.get("CDISpecDirs")),
+        "cdi_spec_dirs": _texts(info.get("CDISpecDirs")),
+        "cdi_enabled": bool(_texts(info.get("CDISpecDirs"))),
         "cgroup_driver": str(info.get("CgroupDriver") or ""),
         "cgroup_version": str(info.get("CgroupVersion") or ""),
         "live_restore": bool(info.get("LiveRestoreEnabled")),
         "storage_driver": str(info.get("Driver") or ""),
         "data_root": str(info.get("DockerRootDir") or ""),
-        "ncpu": int(info.get("NCPU") or 0),
-        "memory_bytes": int(info.get("MemTotal") or 0),
+        "ncpu": _number(info.get("NCPU")),
+        "memory_bytes": _number(info.get("MemTotal")),
         "rootless": any("rootless" in item for item in security),
         "snap": str(info.get("DockerRootDir") or "").startswith("/var/snap/"),
-        "swarm_active": str(swarm.get("LocalNodeState") or "inactive") != "inactive",
+        "selinux": any("selinux" in item for item in security),
+        "containers_running": _number(info.get("ContainersRunning")),
+        "swarm_active": isinstance(swarm, dict) and str(swarm.get("LocalNodeState") or "inactive") != "inactive",
     }
 
 
@@ -57,6 +60,7 @@ def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     if not info.missing:
         facts["compose_version"] = parse_plugin_version(run(["docker", "compose", "version"], timeout))
         facts["buildx_version"] = parse_plugin_version(run(["docker", "buildx", "version"], timeout))
+    facts["instances"] = _instances(run, timeout) if facts["version"] else []
     facts["daemon_present"] = any(
         (root / folder / "dockerd").exists() for folder in ("usr/bin", "usr/sbin", "usr/local/bin")
     )
@@ -69,6 +73,37 @@ def parse_plugin_version(outcome: Outcome) -> str:
     """Version in the line that a command-line plugin prints about itself, or nothing."""
     match = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)", outcome.out) if outcome.ok else None
     return match.group(1) if match else ""
+
+
+def parse_instances(text: str) -> list[dict[str, Any]]:
+    """Turn `docker inspect` into the limits of each container: `[{name, shm_bytes, nofile}]`."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    found = []
+    for item in data if isinstance(data, list) else []:
+        settings = item.get("HostConfig") if isinstance(item, dict) else None
+        if not isinstance(settings, dict):
+            continue
+        limits = [entry for entry in settings.get("Ulimits") or [] if isinstance(entry, dict)]
+        nofile = [_number(entry.get("Soft")) for entry in limits if entry.get("Name") == "nofile"]
+        found.append(
+            {
+                "name": str(item.get("Name") or "").lstrip("/"),
+                "shm_bytes": _number(settings.get("ShmSize")),
+                "nofile": nofile[0] if nofile else None,
+            }
+        )
+    return found
+
+
+def _instances(run: Runner, timeout: float) -> list[dict[str, Any]]:
+    """Limits of the service's running containers."""
+    listed = run(["docker", "ps", "--quiet", "--filter", "label=inference-service.instance"], timeout)
+    names = listed.out.split() if listed.ok else []
+    answer = run(["docker", "inspect", *names], timeout) if names else Outcome(missing=True)
+    return parse_instances(answer.out) if answer.ok else []
 
 
 def cdi_by_default(version: str) -> bool:
@@ -85,6 +120,14 @@ def _free_bytes(root: Path, data_root: str) -> int:
         return 0
     try:
         usage = os.statvfs(root / data_root.lstrip("/"))
-    except OSError:
+    except (OSError, ValueError):
         return 0
     return usage.f_bavail * usage.f_frsize
+
+
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, (int, float)) and abs(value) < 2**63 else 0
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []

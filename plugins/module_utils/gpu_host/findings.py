@@ -5,23 +5,26 @@ docs/TROUBLESHOOTING.md explains every id.
 
 from __future__ import annotations
 
-from typing import Any
-
 from .engine import cdi_by_default
+from .finding import Facts, Finding, finding
+from .flavors import runs_on
+from .hardware import (
+    assess_fabric,
+    assess_flavour,
+    assess_health,
+    assess_persistence,
+    assess_socket_in_specs,
+    assess_vram,
+)
 from .toolkit import access_modes
-from .versions import older, version_key
-
-Finding = dict[str, str]
-Facts = dict[str, Any]
+from .upkeep import assess_pinning, assess_toolkit_packages, assess_uvm_number
+from .versions import older
 
 ENGINE_MINIMUM = "24.0"
 STORAGE_MINIMUM_BYTES = 10 * 10**9
+_SHM_DEFAULT = 64 * 2**20
+_NOFILE_MINIMUM = 4096
 _DEVICE_NODES = ("nvidiactl", "nvidia-uvm")
-
-
-def finding(identifier: str, severity: str, summary: str, evidence: str, remedy: str) -> Finding:
-    """Build one finding; severity is error, warning or info."""
-    return {"id": identifier, "severity": severity, "summary": summary, "evidence": evidence, "remedy": remedy}
 
 
 def gpu_present(facts: Facts) -> bool:
@@ -44,11 +47,16 @@ def assess_driver(facts: Facts, expected: str, requirements: Facts) -> list[Find
         ]
     found = _nouveau(facts)
     if not found:
-        found = _versions(facts) or _answers(facts)
+        found = _versions(facts) or assess_flavour(facts) or _answers(facts)
+    found += assess_pinning(facts)
     found += _driver_age(facts, requirements)
     found += _compute_capability(facts, requirements)
     found += _device_nodes(facts)
+    found += assess_persistence(facts)
     found += _mig(facts)
+    found += assess_fabric(facts)
+    found += assess_health(facts)
+    found += assess_vram(facts, requirements)
     return found
 
 
@@ -74,8 +82,16 @@ def assess_toolkit(facts: Facts, required: bool) -> list[Finding]:
         )
     if not modes and engine["version"]:
         found.append(_no_access(engine, toolkit, severity))
-    found += _stale_specs(facts, severity if modes[:1] == ["cdi"] else "warning")
+    of_specs = severity if modes[:1] == ["cdi"] else "warning"
+    found += _stale_specs(facts, of_specs)
+    found += _refresh_failed(facts)
+    found += assess_uvm_number(facts, of_specs)
+    found += assess_socket_in_specs(facts, of_specs)
     found += _mig_not_offered(facts, modes)
+    found += _loses_devices(facts, modes)
+    found += _restart_stops_containers(engine)
+    found += _selinux(facts)
+    found += assess_toolkit_packages(facts, modes)
     return found
 
 
@@ -125,6 +141,7 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
                     f"docker-{name} from Debian's.",
                 )
             )
+    found += _limits(engine)
     free = engine["storage_free_bytes"]
     if 0 < free < STORAGE_MINIMUM_BYTES:
         found.append(
@@ -138,6 +155,28 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
             )
         )
     return found
+
+
+def _limits(engine: Facts) -> list[Finding]:
+    tight = [
+        f"{item['name']}: shared memory {item['shm_bytes'] // 2**20} MiB, open files {item['nofile'] or 'not stated'}"
+        for item in engine["instances"]
+        if item["shm_bytes"] <= _SHM_DEFAULT
+        or (item["nofile"] or _NOFILE_MINIMUM) < _NOFILE_MINIMUM
+        or (item["nofile"] is None and not older(engine["version"], "29"))
+    ]
+    if not tight:
+        return []
+    return [
+        finding(
+            "GPU022",
+            "warning",
+            "An instance of the service runs with the engine's own small limits.",
+            "; ".join(tight),
+            "Start it from docker-compose.yml, which states shm_size and ulimits, or set both where it is started: "
+            "Docker 29 lets a container open 1024 files only.",
+        )
+    ]
 
 
 def _nouveau(facts: Facts) -> list[Finding]:
@@ -166,26 +205,8 @@ def _versions(facts: Facts) -> list[Finding]:
         if smi["timed_out"]:
             return []
         if disk:
-            return [
-                finding(
-                    "GPU003",
-                    "error",
-                    "NVIDIA's driver is installed, but its kernel module is not loaded.",
-                    f"{evidence}; nvidia-smi: {smi['message'] or 'not installed'}",
-                    "Reboot this host; if that does not help, read why the kernel refuses it: "
-                    "modprobe nvidia, then dmesg | grep -i nvidia.",
-                )
-            ]
-        return [
-            finding(
-                "GPU003",
-                "error",
-                "No NVIDIA driver is installed for the running kernel.",
-                f"{evidence}; PCI devices {', '.join(item['address'] for item in facts['pci_devices'])}",
-                "Install the driver (nvidia_driver_install=true does it on Debian, Ubuntu and the RHEL family) or the "
-                "headers of the running kernel, then reboot; set nvidia_driver_gpu to absent to run on the CPU.",
-            )
-        ]
+            return [_rejected(facts, evidence) or _not_loaded(facts, evidence)]
+        return [_not_built(facts, evidence)]
     differs = sorted({version for version in (disk, user) if version and loaded and version != loaded})
     if smi["mismatch"] or (differs and not smi["answered"] and not smi["timed_out"]):
         return [
@@ -210,6 +231,57 @@ def _versions(facts: Facts) -> list[Finding]:
             )
         ]
     return []
+
+
+def _rejected(facts: Facts, evidence: str) -> Finding | None:
+    driver, words = facts["driver"], facts["log"]["module_rejected"]
+    if not words and (not driver["secure_boot"] or driver["disk_signer"]):
+        return None
+    state = {True: "on", False: "off", None: "unknown"}[driver["secure_boot"]]
+    return finding(
+        "GPU004",
+        "error",
+        "The kernel refuses NVIDIA's module, because it trusts no signature of it.",
+        f"{evidence}; Secure Boot {state}, signed by {driver['disk_signer'] or 'nobody'}; "
+        f"log: {words[0] if words else 'silent'}",
+        "Use the distribution's signed modules (Ubuntu: linux-modules-nvidia-BRANCH-server-generic), or enrol the "
+        "signing key: mokutil --import KEY, confirmed at the console during the next boot; or turn Secure Boot off.",
+    )
+
+
+def _not_loaded(facts: Facts, evidence: str) -> Finding:
+    return finding(
+        "GPU003",
+        "error",
+        "NVIDIA's driver is installed, but its kernel module is not loaded.",
+        f"{evidence}; nvidia-smi: {facts['nvidia_smi']['message'] or 'not installed'}",
+        "Reboot this host; if that does not help, read why the kernel refuses it: "
+        "modprobe nvidia, then dmesg | grep -i nvidia.",
+    )
+
+
+def _not_built(facts: Facts, evidence: str) -> Finding:
+    driver = facts["driver"]
+    others = sorted({item["kernel"] for item in driver["dkms"] if item["kernel"] != driver["kernel"]})
+    if driver["dkms"]:
+        headers = "are" if driver["kernel_headers"] else "are not"
+        return finding(
+            "GPU003",
+            "error",
+            f"NVIDIA's module was not built for the running kernel {driver['kernel']}.",
+            f"{evidence}; dkms has it for {', '.join(others) or 'this kernel, but not installed'}; "
+            f"headers of the running kernel {headers} there",
+            f"Install the headers (Debian, Ubuntu: linux-headers-{driver['kernel']}; RHEL family: kernel-devel-"
+            f"{driver['kernel']}), run dkms autoinstall and reboot, or boot a kernel that has the module.",
+        )
+    return finding(
+        "GPU003",
+        "error",
+        "No NVIDIA driver is installed for the running kernel.",
+        f"{evidence}; PCI devices {', '.join(item['address'] for item in facts['pci_devices'])}",
+        "Install the driver (nvidia_driver_install=true does it on Debian, Ubuntu and the RHEL family) or the "
+        "headers of the running kernel, then reboot; set nvidia_driver_gpu to absent to run on the CPU.",
+    )
 
 
 def _answers(facts: Facts) -> list[Finding]:
@@ -271,14 +343,10 @@ def _driver_age(facts: Facts, requirements: Facts) -> list[Finding]:
 
 
 def _compute_capability(facts: Facts, requirements: Facts) -> list[Finding]:
-    supported = [version_key(str(item)) for item in requirements.get("compute_capabilities") or []]
-    if not supported:
-        return []
+    supported = requirements.get("compute_capabilities") or []
     found = []
     for gpu in facts["gpus"]:
-        own = version_key(gpu["compute_capability"])
-        # Machine code runs on every GPU of the same major capability and an equal or higher minor one.
-        if not own or any(item[:1] == own[:1] and item <= own for item in supported):
+        if runs_on(gpu["compute_capability"], supported):
             continue
         listed = ", ".join(str(item) for item in requirements["compute_capabilities"])
         found.append(
@@ -396,6 +464,72 @@ def _stale_specs(facts: Facts, severity: str) -> list[Finding]:
         )
         for spec in facts["toolkit"]["cdi_specs"]
         if running and spec["driver_version"] and spec["driver_version"] != running
+    ]
+
+
+def _refresh_failed(facts: Facts) -> list[Finding]:
+    unit = facts["units"].get("nvidia-cdi-refresh.service", {})
+    if not unit or unit["result"] in {"", "success"}:
+        return []
+    return [
+        finding(
+            "GPU012",
+            "warning",
+            "The service that writes the CDI specification failed the last time.",
+            f"nvidia-cdi-refresh.service: {unit['active']}, result {unit['result']}",
+            "Read why: journalctl -u nvidia-cdi-refresh.service; then systemctl restart nvidia-cdi-refresh.service.",
+        )
+    ]
+
+
+def _loses_devices(facts: Facts, modes: list[str]) -> list[Finding]:
+    engine, toolkit = facts["engine"], facts["toolkit"]
+    # From 1.18 on, the runtime's mode auto tells the engine of the devices; the hook of an older one hides them.
+    by_hook = toolkit["runtime_mode"] == "legacy" or (
+        toolkit["runtime_mode"] == "auto" and older(toolkit["version"], "1.18.0")
+    )
+    if modes[:1] != ["nvidia"] or engine["cgroup_driver"] != "systemd" or not by_hook:
+        return []
+    return [
+        finding(
+            "GPU013",
+            "warning",
+            "Containers lose the GPU at the next systemctl daemon-reload: a hook gives it behind systemd's back.",
+            f"runtime mode {toolkit['runtime_mode']}, toolkit {toolkit['version'] or 'unknown'}, cgroup driver systemd",
+            "Let containers get the GPU through CDI (docker_engine_cdi=true), or upgrade the toolkit to 1.18 or newer; "
+            "a container that says NVML: Unknown Error must be created anew.",
+        )
+    ]
+
+
+def _restart_stops_containers(engine: Facts) -> list[Finding]:
+    if not engine["version"] or engine["live_restore"] or engine["swarm_active"] or not engine["containers_running"]:
+        return []
+    return [
+        finding(
+            "GPU014",
+            "warning",
+            "A restart or upgrade of Docker would stop every container on this host.",
+            f"live-restore is off, {engine['containers_running']} containers are running",
+            'Set "live-restore": true in /etc/docker/daemon.json and reload (systemctl reload docker stops nothing); '
+            "docker_engine_daemon_options does it, with a restart. Not for swarm.",
+        )
+    ]
+
+
+def _selinux(facts: Facts) -> list[Finding]:
+    selinux = facts["selinux"]
+    if not selinux["enforcing"] or not facts["engine"]["selinux"] or selinux["container_use_devices"]:
+        return []
+    return [
+        finding(
+            "GPU025",
+            "warning",
+            "SELinux forbids containers to use the GPU's devices: they fail with NVML: Insufficient Permissions.",
+            "SELinux is enforcing, Docker labels containers, the boolean container_use_devices is off",
+            "setsebool -P container_use_devices on lets all containers use devices given to them; the alternative is "
+            "security_opt label=disable for this service, which gives up the separation for it.",
+        )
     ]
 
 

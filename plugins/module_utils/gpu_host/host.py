@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from .commands import Outcome, Runner
 from .engine import engine_facts
-from .kernel import driver_facts, pci_devices
+from .hardware import flavour_needed
+from .kernel import driver_facts, nvswitches, pci_devices, selinux_facts
+from .kernel_log import parse_kernel_log, read_kernel_log
 from .nvidia_smi import UnreadableOutputError, parse_compute_capabilities, parse_report
+from .packages import package_facts
 from .toolkit import access_modes, toolkit_facts
+from .units import read_units
 
 
 def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
@@ -30,8 +35,17 @@ def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
         for gpu in report["gpus"]:
             gpu["compute_capability"] = known.get(gpu["uuid"], "")
     driver = driver_facts(root, run, timeout)
+    devices = pci_devices(root)
+    present = bool(devices or report["gpus"])
     return {
-        "pci_devices": pci_devices(root),
+        "pci_devices": devices,
+        "flavour_needed": flavour_needed({"pci_devices": devices}),
+        "nvswitches": nvswitches(root),
+        "log": read_kernel_log(run, timeout) if present else parse_kernel_log(""),
+        "units": read_units(run, timeout) if present else {},
+        "packages": package_facts(root, run, timeout) if present else {},
+        "selinux": selinux_facts(root),
+        "fabric_manager_version": _fabric_manager(run, timeout) if present and nvswitches(root) else "",
         "gpus": report["gpus"],
         "driver": driver,
         "driver_version": report["driver_version"] or driver["loaded_version"],
@@ -56,6 +70,13 @@ def host_facts(root: Path, run: Runner, timeout: float, topics: set[str]) -> dic
         facts["toolkit"] = toolkit_facts(root, run, timeout)
         facts["toolkit"]["modes"] = access_modes(facts["engine"], facts["toolkit"])
     return facts
+
+
+def _fabric_manager(run: Runner, timeout: float) -> str:
+    """Version of the Fabric Manager, from the line that it prints about itself."""
+    answer = run(["nv-fabricmanager", "--version"], timeout)
+    match = re.search(r"(\d{3,}\.\d+(?:\.\d+)?)", answer.out) if answer.ok else None
+    return match.group(1) if match else ""
 
 
 def _message(answer: Outcome) -> str:

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .commands import Runner
+from .commands import Outcome, Runner
 from .versions import version_key
 
+PERSISTENCED_SOCKETS = ("run/nvidia-persistenced/socket", "var/run/nvidia-persistenced/socket")
 _VERSION = r"(\d{3,}\.\d+(?:\.\d+)?)"
 _LIBRARY_FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
@@ -58,22 +59,81 @@ def pci_devices(root: Path) -> list[dict[str, str]]:
     return found
 
 
-def module_on_disk(root: Path, run: Runner, timeout: float) -> str:
-    """Version of the nvidia module that the next boot would load, or nothing when there is none."""
+def kernel_release(root: Path) -> str:
+    """Name of the running kernel, or nothing when it is no name that a folder of modules can have."""
+    text = read_text(root / "proc/sys/kernel/osrelease").strip()
+    return text if re.fullmatch(r"[A-Za-z0-9][\w.+~-]{0,99}", text) else ""
+
+
+def parse_modinfo(text: str) -> dict[str, str]:
+    """Turn the output of modinfo into `{version, flavour, signer}`."""
+    fields = dict(re.findall(r"^(version|license|signer):[ \t]*(.*)$", text, re.MULTILINE))
+    version = re.search(_VERSION, fields.get("version", ""))
+    # The open modules are licensed under both, the proprietary ones say NVIDIA.
+    licence = fields.get("license", "")
+    flavour = "open" if "GPL" in licence else "proprietary" if licence else ""
+    return {
+        "version": version.group(1) if version else "",
+        "flavour": flavour,
+        "signer": fields.get("signer", "").strip(),
+    }
+
+
+def module_on_disk(root: Path, run: Runner, timeout: float) -> dict[str, str]:
+    """Version, flavour and signer of the nvidia module that the next boot would load; empty when there is none."""
     if root == Path("/"):
-        outcome = run(["modinfo", "-F", "version", "nvidia"], timeout)
+        outcome = run(["modinfo", "nvidia"], timeout)
         if not outcome.missing:
-            match = re.search(_VERSION, outcome.out)
-            return match.group(1) if outcome.ok and match else ""
-    release = read_text(root / "proc/sys/kernel/osrelease").strip()
+            return parse_modinfo(outcome.out if outcome.ok else "")
+    release = kernel_release(root)
     folder = root / "lib/modules" / release
-    if not release or not folder.is_dir():
-        return ""
-    for path in sorted(folder.rglob("nvidia.ko")):
-        found = re.search(rb"\0version=(\d[\d.]*)\0", b"\0" + path.read_bytes())
-        if found:
-            return found.group(1).decode("ascii")
-    return ""
+    if release and folder.is_dir():
+        for path in sorted(folder.rglob("nvidia.ko")):
+            # modinfo's fields stand in the file itself, each ended by a null byte.
+            words = (b"\0" + path.read_bytes()).split(b"\0")
+            pairs = (word.decode("latin-1").partition("=") for word in words if b"=" in word[:10])
+            return parse_modinfo("\n".join(f"{name}: {value}" for name, _, value in pairs))
+    return parse_modinfo("")
+
+
+def parse_dkms(text: str) -> list[dict[str, str]]:
+    """Turn `dkms status`, of old and new releases, into `[{version, kernel, state}]` of the nvidia module."""
+    lines = re.findall(r"^nvidia[\w-]*(?:/|, )([\d.]+), ([^,:\s]+),[^:]*: *(\w+)", text, re.MULTILINE)
+    return [{"version": version, "kernel": kernel, "state": state} for version, kernel, state in lines]
+
+
+def parse_devices(text: str) -> dict[str, int]:
+    """Turn /proc/devices into the major numbers that the kernel gave to the driver's devices."""
+    pairs = re.findall(r"^ *(\d{1,9}) (nvidia[\w-]*)$", text, re.MULTILINE)
+    return {name: int(number) for number, name in pairs}
+
+
+def nvswitches(root: Path) -> int:
+    """Count the NVSwitches on the PCI bus: bridges of vendor NVIDIA."""
+    return sum(
+        read_text(device / "vendor").strip().lower() == "0x10de"
+        and read_text(device / "class").strip().lower().startswith("0x0680")
+        for device in _entries(root / "sys/bus/pci/devices")
+    )
+
+
+def secure_boot(root: Path) -> bool | None:
+    """Whether the firmware only starts what is signed; nothing is known without its variables."""
+    for path in _entries(root / "sys/firmware/efi/efivars", "SecureBoot-*"):
+        try:
+            return path.read_bytes()[-1:] == b"\x01"
+        except OSError:
+            return None
+    return None
+
+
+def selinux_facts(root: Path) -> dict[str, bool]:
+    """Whether SELinux is enforced, and whether it lets containers use devices."""
+    allowed = read_text(root / "sys/fs/selinux/booleans/container_use_devices").split()
+    return {
+        "enforcing": read_text(root / "sys/fs/selinux/enforce").strip() == "1",
+        "container_use_devices": allowed[:1] == ["1"],
+    }
 
 
 def user_space_version(root: Path) -> str:
@@ -91,13 +151,23 @@ def user_space_version(root: Path) -> str:
 def driver_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     """Everything that is known about the driver without asking nvidia-smi."""
     loaded = parse_loaded_driver(read_text(root / "proc/driver/nvidia/version"))
+    disk = module_on_disk(root, run, timeout)
+    kernel = kernel_release(root)
+    dkms = run(["dkms", "status"], timeout) if not loaded["version"] else Outcome(missing=True)
     return {
         "loaded_version": loaded["version"],
-        "flavour": loaded["flavour"],
-        "disk_version": module_on_disk(root, run, timeout),
+        "flavour": loaded["flavour"] or disk["flavour"],
+        "disk_version": disk["version"],
+        "disk_signer": disk["signer"],
         "user_version": user_space_version(root),
+        "kernel": kernel,
+        "kernel_headers": bool(kernel) and (root / "lib/modules" / kernel / "build").exists(),
+        "dkms": parse_dkms(dkms.out) if dkms.ok else [],
+        "secure_boot": secure_boot(root),
         "nouveau_loaded": (root / "sys/module/nouveau").is_dir(),
         "device_nodes": sorted(path.name for path in _entries(root / "dev", "nvidia*") if not path.is_dir()),
+        "device_majors": parse_devices(read_text(root / "proc/devices")),
+        "persistenced_socket": any((root / path).exists() for path in PERSISTENCED_SOCKETS),
     }
 
 

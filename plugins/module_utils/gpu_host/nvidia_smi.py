@@ -76,7 +76,29 @@ def _gpu(index: int, element: Element) -> dict[str, Any]:
             "instances": len(element.findall("mig_devices/mig_device")),
         },
         "compute_capability": "",
+        "fabric": {"state": _text(element, "fabric/state"), "status": _text(element, "fabric/status")},
+        "health": {
+            "uncorrected_errors": _uncorrected(element),
+            "remap_pending": _yes(_text(element, "remapped_rows/remapped_row_pending")),
+            "remap_failure": _yes(_text(element, "remapped_rows/remapped_row_failure")),
+            "retirement_pending": _yes(
+                _text(element, "retired_pages/pending_retirement") or _text(element, "retired_pages/pending_blacklist")
+            ),
+            "reset_required": _yes(_text(element, "gpu_reset_status/reset_required")),
+            "recovery_action": _text(element, "gpu_recovery_action"),
+        },
     }
+
+
+def _uncorrected(element: Element) -> int | None:
+    """Memory errors since the driver was loaded that could not be corrected; each generation counts them elsewhere."""
+    volatile = element.find("ecc_errors/volatile")
+    if volatile is None:
+        return None
+    names = ("sram_uncorrectable", "sram_uncorrectable_parity", "sram_uncorrectable_secded", "dram_uncorrectable")
+    counts = [_text(volatile, name) for name in (*names, "double_bit/total")]
+    numbers = [int(count) for count in counts if count.isdecimal() and count.isascii()]
+    return sum(numbers) if numbers else None
 
 
 def _text(element: Element, path: str) -> str:
@@ -86,6 +108,10 @@ def _text(element: Element, path: str) -> str:
 
 def _enabled(value: str) -> bool | None:
     return {"enabled": True, "disabled": False}.get(value.lower())
+
+
+def _yes(value: str) -> bool | None:
+    return {"yes": True, "no": False}.get(value.lower())
 
 
 def _mebibytes(value: str) -> int | None:

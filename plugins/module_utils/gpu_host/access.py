@@ -1,0 +1,124 @@
+"""Try GPU access as the service gets it: start its image with a GPU, let it compute, and judge what came of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from . import probe
+from .commands import Outcome, Runner
+from .finding import Facts, Finding, finding
+
+# What the engine or its hooks print when the container does not start, in the order in which they are looked for.
+_REFUSALS = (
+    ("version mismatch", "GPU006", "the loaded driver and its libraries differ"),
+    ("nvidia-persistenced/socket", "GPU017", "the socket of nvidia-persistenced is not there"),
+    ("nvidia-uvm", "GPU015", "a device node of the driver is missing"),
+    ("unresolvable CDI devices", "GPU012", "no CDI specification offers the device"),
+    ("could not select device driver", "GPU010", "the engine has no way to give it a GPU"),
+    ("unknown or invalid runtime name", "GPU010", "the engine knows no nvidia runtime"),
+    ("unsatisfied condition: cuda", "GPU009", "the driver is too old for the image"),
+    ("ermission", "GPU025", "something forbids the device, often SELinux"),
+)
+# Codes of cuInit (CUDA) and of nvmlInit.
+_CUDA = {
+    100: ("GPU013", "no device is left in the container although the host has one"),
+    222: ("GPU009", "the driver cannot read code that a newer compiler wrote"),
+    802: ("GPU019", "the NVLink fabric is not ready"),
+    803: ("GPU006", "the driver's module and its libraries differ"),
+    804: ("GPU009", "the driver is too old, and this GPU allows no compatibility package"),
+    35: ("GPU009", "the driver is too old"),
+}
+_REMEDIES = {
+    "GPU006": "Reboot this host; its driver was upgraded while the old one stayed loaded.",
+    "GPU009": "Upgrade the driver, or choose an inference_image_flavor built for an older CUDA.",
+    "GPU010": "Run the deploy with nvidia_container_toolkit_install=true.",
+    "GPU012": "Write the specification anew: systemctl restart nvidia-cdi-refresh.service.",
+    "GPU013": "Create the container anew and let it get the GPU through CDI, which survives systemctl daemon-reload.",
+    "GPU015": "Run nvidia-modprobe -u -c=0 on the host and write the CDI specification anew.",
+    "GPU017": "systemctl restart nvidia-persistenced, then write the CDI specification anew.",
+    "GPU018": "Write the CDI specification anew after each change of MIG, and ask for devices that it offers.",
+    "GPU019": "Install the Fabric Manager of exactly the driver's version and start it.",
+    "GPU024": "Write the CDI specification anew; if it stays, change all four toolkit packages to another version "
+    "(nvidia_container_toolkit_version), which users report to help.",
+    "GPU025": "Let containers use devices: setsebool -P container_use_devices on.",
+    "GPU028": "Start the image by hand in the same way, and read what it says.",
+}
+
+
+def command(image: str, mode: str, devices: Sequence[str]) -> list[str]:
+    """Command that starts the image with GPUs as the service gets them, and runs the probe in it."""
+    if mode == "cdi":
+        gpus = [part for name in devices for part in ("--device", f"nvidia.com/gpu={name}")]
+    else:
+        gpus = ["--runtime", "nvidia", "--env", f"NVIDIA_VISIBLE_DEVICES={','.join(devices)}"]
+    limits = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    script = inspect.getsource(probe)
+    return ["docker", "run", "--rm", *limits, *gpus, "--entrypoint", "python", image, "-c", script]
+
+
+def try_access(image: str, mode: str, expected: int, run: Runner, timeout: float) -> list[Finding]:
+    """Start the image with all GPUs and judge what it found."""
+    return assess_access(run(command(image, mode, ["all"]), timeout), expected)
+
+
+def parse_probe(text: str) -> dict[str, Any]:
+    """The last line of the probe's output that is its answer, or nothing."""
+    for line in reversed([item for item in text.splitlines() if item.startswith("{")]):
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(data, dict) and all(
+            isinstance(data.get(name), dict) for name in ("management", "cuda", "kernel")
+        ):
+            return data
+    return {}
+
+
+def assess_access(outcome: Outcome, expected: int) -> list[Finding]:
+    """Judge one run of the probe, on a host whose own checks found a GPU; `expected` is how many devices it has."""
+    answer = parse_probe(outcome.out)
+    if not answer:
+        return [_not_started(outcome)]
+    management, cuda, kernel = answer["management"], answer["cuda"], answer["kernel"]
+    devices = cuda.get("devices") if isinstance(cuda.get("devices"), list) else []
+    evidence = (
+        f"in the container: NVML {_code(management)}, cuInit {_code(cuda)}, {len(devices)} of {expected} devices, "
+        f"kernel ran on {kernel.get('ran', 0)}"
+    )
+    if cuda.get("code") is None:
+        return [_failed("GPU010", "it holds no libcuda: nothing of the driver was mounted into it", evidence)]
+    if management.get("code") == 4:
+        return [_failed("GPU025", "it may not open the device", evidence)]
+    if cuda["code"] == 999 and management.get("code") == 0:
+        return [_failed("GPU024", "nvidia-smi would work in it, but CUDA does not start", evidence)]
+    if cuda["code"] != 0:
+        identifier, reason = _CUDA.get(cuda["code"], ("GPU013", "CUDA does not start in it"))
+        return [_failed(identifier, reason, evidence)]
+    if len(devices) < expected:
+        return [_failed("GPU018", "CUDA sees fewer devices than the host has", evidence)]
+    if kernel.get("error"):
+        code = "GPU009" if "no kernel image" in str(kernel["error"]) or "PTX" in str(kernel["error"]) else "GPU013"
+        return [_failed(code, "CUDA starts, but nothing can be computed", f"{evidence}; {kernel['error']}")]
+    return []
+
+
+def _not_started(outcome: Outcome) -> Finding:
+    said = outcome.text[-400:] or "it said nothing"
+    for words, identifier, reason in _REFUSALS:
+        if words in outcome.text:
+            return _failed(identifier, reason, said)
+    reason = "it did not answer in time" if outcome.timed_out else f"it ended with code {outcome.rc} and no answer"
+    return _failed("GPU028", reason, said)
+
+
+def _failed(identifier: str, reason: str, evidence: str) -> Finding:
+    summary = f"A container that gets the GPU as the service does cannot use it: {reason}."
+    return finding(identifier, "error", summary, evidence, _REMEDIES[identifier])
+
+
+def _code(part: Facts) -> str:
+    return "is not there" if part.get("code") is None else f"answers {part['code']}"

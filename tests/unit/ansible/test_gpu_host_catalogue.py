@@ -1,0 +1,535 @@
+"""The rest of the catalogue of failures: each finding on a host that shows it, and its absence on one that does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.module_utils.gpu_host.access import assess_access, command, parse_probe, try_access
+from plugins.module_utils.gpu_host.cdi import parse_spec
+from plugins.module_utils.gpu_host.commands import Outcome
+from plugins.module_utils.gpu_host.engine import parse_instances
+from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
+from plugins.module_utils.gpu_host.flavors import choose_flavor
+from plugins.module_utils.gpu_host.hardware import flavour_needed
+from plugins.module_utils.gpu_host.kernel import parse_devices, parse_dkms, parse_loaded_driver, parse_modinfo
+from plugins.module_utils.gpu_host.kernel_log import parse_kernel_log
+from plugins.module_utils.gpu_host.nvidia_smi import parse_report
+from plugins.module_utils.gpu_host.packages import (
+    parse_automatic_upgrades,
+    parse_dpkg_status,
+    parse_rpm_list,
+    parse_vendor_sources,
+)
+from plugins.module_utils.gpu_host.toolkit import parse_runtime_mode
+from plugins.module_utils.gpu_host.units import UNITS, parse_units
+from plugins.module_utils.gpu_host.upkeep import known_flaws
+from tests.unit.ansible.simulated_host import CU124, NO_DRIVER, PROPERTIES, Host, fixture, shown
+
+CU130 = {
+    "cuda": "13.0",
+    "min_driver": "580.65.06",
+    "recommended_driver": "580.65.06",
+    "compute_capabilities": ["7.5", "8.0", "9.0", "10.0", "12.0"],
+    "vram_mib": 2048,
+}
+FLAVORS: dict[str, dict[str, Any]] = {"cpu": {"cuda": ""}, "cu124": {**CU124, "vram_mib": 2048}, "cu130": CU130}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def of(identifier: str, findings: list[tuple[str, str]]) -> list[str]:
+    return [severity for found, severity in findings if found == identifier]
+
+
+def unloaded(host: Host) -> None:
+    """The module is on disk, but nothing is loaded."""
+    host.smi(NO_DRIVER)
+    host.remove("proc/driver/nvidia/version")
+
+
+def by_runtime(host: Host, mode: str = "auto", toolkit: str = "1.17.8", **changes: Any) -> None:
+    """Containers get the GPU through the engine's nvidia runtime."""
+    host.change_info(CDISpecDirs=[], Runtimes={"nvidia": {}, "runc": {}}, **{"CgroupDriver": "systemd", **changes})
+    host.answer(Outcome(out=f"NVIDIA Container Toolkit CLI version {toolkit}\n"), "nvidia-ctk", "--version")
+    host.write("etc/nvidia-container-runtime/config.toml", fixture(f"toolkit/config_{mode}.toml"))
+
+
+class TestReports:
+    @pytest.mark.parametrize(
+        ("name", "driver", "cuda", "product", "memory"),
+        [
+            ("gtx1080ti_470", "470.223.02", "11.4", "GeForce GTX 1080 Ti", 11178),
+            ("t4_535", "535.183.01", "12.2", "Tesla T4", 15360),
+            ("a10_550", "550.127.08", "12.4", "NVIDIA A10", 23028),
+            ("h100_550", "550.144.03", "12.4", "NVIDIA H100 80GB HBM3", 81559),
+            ("l4_570", "570.133.20", "12.8", "NVIDIA L4", 23034),
+            ("h100_fabric_575", "575.57.08", "12.9", "NVIDIA H100 80GB HBM3", 81559),
+            ("b200_580", "580.95.05", "13.0", "NVIDIA B200", 183359),
+        ],
+    )
+    def test_each_generation_and_branch(self, name: str, driver: str, cuda: str, product: str, memory: int) -> None:
+        report = parse_report(fixture(f"nvidia_smi/{name}.xml"))
+        assert (report["driver_version"], report["cuda_version"]) == (driver, cuda)
+        gpu = report["gpus"][0]
+        assert (gpu["name"].removeprefix("NVIDIA "), gpu["memory_total_mib"]) == (
+            product.removeprefix("NVIDIA "),
+            memory,
+        )
+
+    def test_health_of_a_gpu_that_wants_a_reset(self) -> None:
+        (gpu,) = parse_report(fixture("nvidia_smi/l4_570.xml"))["gpus"]
+        assert gpu["health"] == {
+            "uncorrected_errors": 2,
+            "remap_pending": True,
+            "remap_failure": False,
+            "retirement_pending": None,
+            "reset_required": False,
+            "recovery_action": "Reset",
+        }
+
+    def test_an_old_generation_retires_pages_instead(self) -> None:
+        (gpu,) = parse_report(fixture("nvidia_smi/t4_535.xml"))["gpus"]
+        assert gpu["health"]["retirement_pending"] is False
+        assert gpu["health"]["remap_pending"] is None
+        assert gpu["health"]["uncorrected_errors"] == 0
+
+    def test_the_oldest_format_of_memory_errors(self) -> None:
+        text = (
+            "<nvidia_smi_log><gpu><ecc_errors><volatile><double_bit><total>3</total></double_bit></volatile>"
+            "</ecc_errors></gpu></nvidia_smi_log>"
+        )
+        assert parse_report(text)["gpus"][0]["health"]["uncorrected_errors"] == 3
+
+    def test_fabric(self) -> None:
+        gpus = parse_report(fixture("nvidia_smi/h100_fabric_575.xml"))["gpus"]
+        assert [gpu["fabric"] for gpu in gpus] == [
+            {"state": "Completed", "status": "Success"},
+            {"state": "In Progress", "status": ""},
+        ]
+
+    def test_loaded_modules(self) -> None:
+        assert parse_loaded_driver(fixture("proc/open_575")) == {"version": "575.57.08", "flavour": "open"}
+        assert parse_loaded_driver(fixture("proc/proprietary_535")) == {
+            "version": "535.183.01",
+            "flavour": "proprietary",
+        }
+
+    def test_modules_on_disk(self) -> None:
+        assert parse_modinfo(fixture("modinfo/open_580")) == {
+            "version": "580.82.07",
+            "flavour": "open",
+            "signer": "gpu-3 Secure Boot Module Signature key",
+        }
+        assert parse_modinfo(fixture("modinfo/proprietary_550")) == {
+            "version": "550.144.03",
+            "flavour": "proprietary",
+            "signer": "",
+        }
+
+    def test_dkms_in_both_formats(self) -> None:
+        assert [item["kernel"] for item in parse_dkms(fixture("dkms/old_kernel"))] == [
+            "6.1.0-28-amd64",
+            "6.1.0-30-amd64",
+        ]
+        assert parse_dkms(fixture("dkms/old_format")) == [
+            {"version": "470.223.02", "kernel": "5.4.0-174-generic", "state": "installed"}
+        ]
+
+    def test_specifications_of_several_toolkits(self) -> None:
+        old = parse_spec(fixture("cdi/nvidia_570_ctk_1.17.yaml.txt"))
+        assert (old["driver_version"], old["uvm_major"], old["persistenced"]) == ("570.133.20", None, True)
+        assert old["devices"] == ["0", "GPU-6a0e7c18-54b2-4d9f-b3c7-92f1e8d0a645", "all"]
+        new = parse_spec(fixture("cdi/nvidia_580_ctk_1.20.yaml.txt"))
+        assert (new["driver_version"], new["uvm_major"], new["devices"]) == ("580.95.05", 510, ["0", "all"])
+        assert parse_spec('{"x": [{"path": "/dev/nvidia-uvm", "major": 507}]}')["uvm_major"] == 507
+
+    def test_device_numbers(self) -> None:
+        assert parse_devices(fixture("proc/devices"))["nvidia-uvm"] == 509
+
+    def test_runtime_mode(self) -> None:
+        assert parse_runtime_mode(fixture("toolkit/config_auto.toml")) == "auto"
+        assert parse_runtime_mode(fixture("toolkit/config_legacy.toml")) == "legacy"
+        assert parse_runtime_mode("") == "auto"
+
+    def test_units(self) -> None:
+        units = parse_units(fixture("units/refresh_failed"))
+        assert "nvidia-fabricmanager.service" not in units
+        assert units["nvidia-cdi-refresh.service"] == {"load": "loaded", "active": "failed", "result": "exit-code"}
+
+
+class TestModuleRefused:
+    def test_gpu003_the_module_was_built_for_another_kernel(self, host: Host) -> None:
+        unloaded(host)
+        host.remove("lib/modules/6.1.0-31-amd64/updates/dkms/nvidia.ko")
+        host.answer(Outcome(out=fixture("dkms/old_kernel")), "dkms", "status")
+        (found,) = [item for item in assess_driver(host.facts(), "auto", CU124) if item["id"] == "GPU003"]
+        assert "not built for the running kernel 6.1.0-31-amd64" in found["summary"]
+        assert "dkms has it for 6.1.0-28-amd64, 6.1.0-30-amd64" in found["evidence"]
+        assert "headers of the running kernel are not there" in found["evidence"]
+
+    def test_gpu004_secure_boot_and_nobody_signed(self, host: Host) -> None:
+        unloaded(host)
+        path = host.root / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"\x06\0\0\0\x01")
+        assert host.driver() == [("GPU004", "error")]
+        path.write_bytes(b"\x06\0\0\0\0")
+        assert host.driver() == [("GPU003", "error")]
+
+    def test_gpu004_the_kernel_says_so(self, host: Host) -> None:
+        unloaded(host)
+        host.log("key_rejected")
+        (found,) = assess_driver(host.facts(), "auto", CU124)
+        assert found["id"] == "GPU004"
+        assert "Key was rejected by service" in found["evidence"]
+
+    @pytest.mark.parametrize(
+        ("log", "module", "device"),
+        [("open_cannot", "open_580", "0x1b06"), ("open_needed", "proprietary_550", "0x2b85")],
+    )
+    def test_gpu005_modules_of_the_other_licence(self, host: Host, log: str, module: str, device: str) -> None:
+        self.foreign(host, module, device)
+        assert of("GPU005", host.driver()) == ["error"]
+        host.log(log)
+        (found,) = [item for item in assess_driver(host.facts(), "auto", CU124) if item["id"] == "GPU005"]
+        assert "the kernel's log asks for" in found["evidence"]
+
+    def test_gpu005_turing_to_hopper_work_with_either(self, host: Host) -> None:
+        self.foreign(host, "open_580", "0x2330")
+        assert of("GPU005", host.driver()) == []
+        assert flavour_needed({"pci_devices": [{"device": "0x1eb8"}]}) == "either"
+
+    @staticmethod
+    def foreign(host: Host, module: str, device: str) -> None:
+        version = "580.82.07" if module.startswith("open") else "550.144.03"
+        host.write(
+            "proc/driver/nvidia/version", fixture("proc/open_580" if module[0] == "o" else "proc/proprietary_550")
+        )
+        host.module(version)
+        host.write(f"usr/lib/x86_64-linux-gnu/libnvidia-ml.so.{version}", "")
+        host.pci("0000:19:00.0", device=device)
+        host.smi(Outcome(rc=6, out="No devices were found"))
+
+
+class TestUpkeep:
+    def test_gpu008_held_packages_are_fine(self, host: Host) -> None:
+        assert of("GPU008", host.driver()) == []
+
+    def test_gpu008_loose_packages(self, host: Host) -> None:
+        host.write("var/lib/dpkg/status", fixture("packages/status_loose"))
+        assert of("GPU008", host.driver()) == ["info"]
+
+    def test_gpu008_automatic_upgrades_make_it_a_warning(self, host: Host) -> None:
+        host.write("var/lib/dpkg/status", fixture("packages/status_loose"))
+        for name in ("20auto-upgrades", "50unattended-upgrades"):
+            host.write(f"etc/apt/apt.conf.d/{name}", fixture(f"packages/{name}"))
+        assert of("GPU008", host.driver()) == ["warning"]
+        host.write("etc/apt/apt.conf.d/51nvidia", 'Unattended-Upgrade::Package-Blacklist { "nvidia-"; };\n')
+        assert of("GPU008", host.driver()) == []
+
+    def test_gpu008_on_the_rhel_family(self, host: Host) -> None:
+        host.remove("var/lib/dpkg/status")
+        query = ("rpm", "-qa", "--queryformat", r"%{NAME} %{VERSION}-%{RELEASE}\n", "*nvidia*")
+        host.answer(Outcome(out=fixture("packages/rpm_list")), *query)
+        assert of("GPU008", host.driver()) == ["info"]
+        host.write("etc/dnf/automatic.conf", "[commands]\napply_updates = yes\n")
+        assert of("GPU008", host.driver()) == ["warning"]
+        host.write("etc/dnf/plugins/versionlock.list", fixture("packages/versionlock.list"))
+        assert of("GPU008", host.driver()) == []
+
+    def test_packages_as_they_are_listed(self) -> None:
+        held = parse_dpkg_status(fixture("packages/status_held"))
+        assert held["nvidia-driver-550-server"] == {"version": "550.144.03-0ubuntu0.24.04.1", "held": True}
+        assert "nvidia-driver-535" not in held
+        rpm = parse_rpm_list(fixture("packages/rpm_list"), fixture("packages/versionlock.list"))
+        assert rpm["nvidia-driver"]["held"]
+        assert not rpm["nvidia-container-toolkit"]["held"]
+
+    def test_settings_of_automatic_upgrades(self) -> None:
+        text = fixture("packages/50unattended-upgrades")
+        assert parse_automatic_upgrades([text]) == {"enabled": False, "nvidia_left_out": False}
+        entry = 'Unattended-Upgrade::Package-Blacklist:: "nvidia";'
+        assert parse_automatic_upgrades([text, entry])["nvidia_left_out"]
+
+    @pytest.mark.parametrize(
+        ("version", "mode", "first"),
+        [
+            ("1.16.1", "nvidia", "CVE-2024-0132"),
+            ("1.16.1", "cdi", "CVE-2024-0134"),
+            ("1.17.3", "nvidia", "CVE-2025-23359"),
+            ("1.17.4", "nvidia", "CVE-2026-24260"),
+            ("1.17.4", "cdi", "CVE-2025-23266"),
+            ("1.17.7", "nvidia", "CVE-2025-23266"),
+            ("1.17.8", "cdi", "CVE-2026-24260"),
+            ("1.19.0", "cdi", "CVE-2026-24260"),
+        ],
+    )
+    def test_gpu021_flaws_of_a_version_and_a_way_of_access(self, version: str, mode: str, first: str) -> None:
+        assert known_flaws(version, mode)[0].name == first
+
+    def test_gpu021_an_old_toolkit(self, host: Host) -> None:
+        assert of("GPU021", host.toolkit()) == []
+        host.answer(Outcome(out="NVIDIA Container Toolkit CLI version 1.17.4"), "nvidia-ctk", "--version")
+        (found,) = [item for item in assess_toolkit(host.facts(), True) if item["id"] == "GPU021"]
+        assert found["severity"] == "warning"
+        assert "1.19.1 or newer" in found["remedy"]
+
+    def test_gpu026_two_sources_with_different_keys(self, host: Host) -> None:
+        for name in ("nvidia-container-toolkit.list", "libnvidia-container.list"):
+            host.write(f"etc/apt/sources.list.d/{name}", fixture(f"packages/{name}"))
+        assert of("GPU026", host.toolkit()) == ["warning"]
+        host.remove("etc/apt/sources.list.d/libnvidia-container.list")
+        assert of("GPU026", host.toolkit()) == []
+
+    def test_gpu026_a_superseded_source(self, host: Host) -> None:
+        host.write("etc/apt/sources.list.d/nvidia-docker.list", fixture("packages/nvidia-docker.list"))
+        assert of("GPU026", host.toolkit()) == ["warning"]
+
+    def test_sources_in_the_newer_format(self) -> None:
+        text = (
+            "Types: deb\nURIs: https://nvidia.github.io/libnvidia-container/stable/deb/amd64\nSuites: /\n"
+            "Signed-By: /etc/apt/keyrings/nvidia.asc\n"
+        )
+        assert (
+            parse_vendor_sources({"/etc/apt/sources.list.d/a.sources": text})[0]["key"]
+            == "/etc/apt/keyrings/nvidia.asc"
+        )
+
+    def test_gpu024_packages_of_different_versions(self, host: Host) -> None:
+        host.write("var/lib/dpkg/status", fixture("packages/status_unequal"))
+        assert of("GPU024", host.toolkit()) == ["warning"]
+
+
+class TestEngineAndToolkit:
+    def test_gpu012_the_refresh_service_failed(self, host: Host) -> None:
+        host.answer(Outcome(out=fixture("units/refresh_failed")), "systemctl", "show", PROPERTIES, *UNITS)
+        assert of("GPU012", host.toolkit()) == ["warning"]
+
+    def test_gpu013_a_hook_and_systemd_cgroups(self, host: Host) -> None:
+        by_runtime(host)
+        assert of("GPU013", host.toolkit()) == ["warning"]
+        by_runtime(host, toolkit="1.20.1")
+        assert of("GPU013", host.toolkit()) == []
+        by_runtime(host, toolkit="1.20.1", mode="legacy")
+        assert of("GPU013", host.toolkit()) == ["warning"]
+        by_runtime(host, CgroupDriver="cgroupfs")
+        assert of("GPU013", host.toolkit()) == []
+
+    def test_gpu014_a_restart_would_stop_containers(self, host: Host) -> None:
+        host.change_info(LiveRestoreEnabled=False, ContainersRunning=3)
+        assert of("GPU014", host.toolkit()) == ["warning"]
+        host.change_info(LiveRestoreEnabled=False, ContainersRunning=0)
+        assert of("GPU014", host.toolkit()) == []
+        host.change_info(LiveRestoreEnabled=False, ContainersRunning=3, Swarm={"LocalNodeState": "active"})
+        assert of("GPU014", host.toolkit()) == []
+
+    def test_gpu017_the_specification_mounts_a_socket_that_is_gone(self, host: Host) -> None:
+        host.write("etc/cdi/nvidia.yaml", fixture("cdi/nvidia_570_ctk_1.17.yaml.txt"))
+        assert of("GPU017", host.toolkit()) == []
+        host.remove("run/nvidia-persistenced/socket")
+        assert of("GPU017", host.toolkit()) == ["error"]
+
+    def test_gpu022_limits_of_an_instance(self, host: Host) -> None:
+        listing = ("docker", "ps", "--quiet", "--filter", "label=inference-service.instance")
+        host.answer(Outcome(out="4be100000000\n"), *listing)
+        host.answer(Outcome(out=fixture("docker/inspect_instances.json")), "docker", "inspect", "4be100000000")
+        assert host.engine() == []
+        host.answer(Outcome(out=fixture("docker/inspect_by_hand.json")), "docker", "inspect", "4be100000000")
+        assert host.engine() == [("GPU022", "warning")]
+
+    def test_limits_as_they_are_read(self) -> None:
+        assert parse_instances(fixture("docker/inspect_instances.json")) == [
+            {"name": "cat-breeds-api-blue-0-api-1", "shm_bytes": 2**30, "nofile": 16384}
+        ]
+
+    def test_gpu024_the_specification_has_a_wrong_device_number(self, host: Host) -> None:
+        host.write("etc/cdi/nvidia.yaml", fixture("cdi/nvidia_580_ctk_1.20.yaml.txt"))
+        (found,) = [item for item in assess_toolkit(host.facts(), True) if item["id"] == "GPU024"]
+        assert found["severity"] == "error"
+        assert "says major 510, /proc/devices says 509" in found["evidence"]
+        host.write("proc/devices", fixture("proc/devices").replace("509", "510"))
+        assert of("GPU024", host.toolkit()) == []
+
+    def test_gpu025_selinux(self, host: Host) -> None:
+        host.write("sys/fs/selinux/enforce", "1")
+        assert of("GPU025", host.toolkit()) == []
+        host.change_info(SecurityOptions=["name=seccomp,profile=builtin", "name=selinux"])
+        assert of("GPU025", host.toolkit()) == ["warning"]
+        host.write("sys/fs/selinux/booleans/container_use_devices", "1 1")
+        assert of("GPU025", host.toolkit()) == []
+
+
+class TestHardware:
+    def test_gpu016_persistence_mode_is_off(self, host: Host) -> None:
+        host.smi(Outcome(out=fixture("nvidia_smi/t4_535.xml")))
+        assert of("GPU016", host.driver()) == ["warning"]
+
+    def test_gpu017_the_daemon_runs_without_its_socket(self, host: Host) -> None:
+        host.remove("run/nvidia-persistenced/socket")
+        assert host.driver() == [("GPU017", "warning")]
+
+    def test_gpu019_a_gpu_has_not_joined_the_fabric(self, host: Host) -> None:
+        host.smi(Outcome(out=fixture("nvidia_smi/h100_fabric_575.xml")))
+        (found,) = [item for item in assess_driver(host.facts(), "auto", {}) if item["id"] == "GPU019"]
+        assert "GPU 1: In Progress" in found["evidence"]
+
+    def test_gpu019_switches_without_their_manager(self, host: Host) -> None:
+        host.pci("0000:05:00.0", pci_class="0x068000", device="0x22a3", driver="nvidia-nvswitch")
+        assert host.driver() == [("GPU019", "error")]
+        host.answer(Outcome(out=fixture("units/fabric_manager")), "systemctl", "show", PROPERTIES, *UNITS)
+        assert host.driver() == []
+
+    def test_gpu019_a_manager_of_another_version(self, host: Host) -> None:
+        host.pci("0000:05:00.0", pci_class="0x068000", device="0x22a3", driver="nvidia-nvswitch")
+        host.answer(Outcome(out=fixture("units/fabric_manager")), "systemctl", "show", PROPERTIES, *UNITS)
+        host.answer(Outcome(out="Fabric Manager version is : 550.127.08\n"), "nv-fabricmanager", "--version")
+        (found,) = assess_driver(host.facts(), "auto", {})
+        assert "550.127.08 does not match driver 550.144.03" in found["summary"]
+
+    @pytest.mark.parametrize(
+        ("log", "severities"),
+        [("xid_79", ["error"]), ("xid_memory", ["error", "warning", "warning"]), ("xid_application", ["info", "info"])],
+    )
+    def test_gpu020_events_of_the_kernel(self, host: Host, log: str, severities: list[str]) -> None:
+        host.log(log)
+        assert of("GPU020", host.driver()) == severities
+
+    def test_gpu020_without_a_journal_the_kernel_is_asked(self, host: Host) -> None:
+        host.answer(Outcome(out=fixture("log/xid_79.txt")), "dmesg")
+        assert of("GPU020", host.driver()) == ["error"]
+
+    def test_gpu020_repeated_events_are_counted(self) -> None:
+        xids = parse_kernel_log(fixture("log/xid_memory.txt"))["xids"]
+        assert [(item["code"], item["count"]) for item in xids] == [(94, 1), (63, 1), (48, 2)]
+
+    def test_gpu020_memory_errors(self, host: Host) -> None:
+        host.smi(Outcome(out=fixture("nvidia_smi/l4_570.xml")))
+        (found,) = [item for item in assess_driver(host.facts(), "auto", {}) if item["id"] == "GPU020"]
+        assert found["severity"] == "warning"
+        assert "2 uncorrected" in found["evidence"]
+        assert "recommends: Reset" in found["evidence"]
+
+    def test_gpu020_memory_that_can_no_longer_be_replaced(self, host: Host) -> None:
+        text = fixture("nvidia_smi/l4_570.xml").replace("failure>No<", "failure>Yes<")
+        host.smi(Outcome(out=text))
+        assert of("GPU020", host.driver()) == ["error"]
+
+    def test_gpu023_memory_for_a_second_release(self, host: Host) -> None:
+        assert of("GPU023", host.driver(vram_mib=2048)) == []
+        assert of("GPU023", host.driver(vram_mib=20000)) == ["warning"]
+        assert of("GPU023", host.driver(vram_mib=90000)) == ["error", "error"]
+
+
+class TestAccess:
+    """What the probe said in a container of the service's image."""
+
+    @pytest.mark.parametrize(
+        ("name", "identifier"),
+        [
+            ("lost", "GPU013"),
+            ("cuda_unknown", "GPU024"),
+            ("fabric", "GPU019"),
+            ("too_old", "GPU006"),
+            ("no_permission", "GPU025"),
+            ("one_missing", "GPU018"),
+            ("no_driver", "GPU010"),
+            ("no_code", "GPU009"),
+        ],
+    )
+    def test_each_answer_has_its_finding(self, name: str, identifier: str) -> None:
+        assert shown(assess_access(Outcome(out=fixture(f"probe/{name}.json")), 2)) == [(identifier, "error")]
+
+    def test_a_container_that_computes_has_none(self) -> None:
+        answer = "warning: something unimportant\n" + fixture("probe/works.json")
+        assert assess_access(Outcome(out=answer), 2) == []
+
+    @pytest.mark.parametrize(
+        ("said", "identifier"),
+        [
+            ('could not select device driver "" with capabilities: [[gpu]]', "GPU010"),
+            ("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=all", "GPU012"),
+            ("nvidia-container-cli: initialization error: nvml error: driver/library version mismatch", "GPU006"),
+            ("open /run/nvidia-persistenced/socket: no such file or directory", "GPU017"),
+            ("stat /dev/nvidia-uvm: no such file or directory", "GPU015"),
+            ("requirement error: unsatisfied condition: cuda>=12.4", "GPU009"),
+            ("initialization error: nvml error: insufficient permissions", "GPU025"),
+            ("docker: Error response from daemon: no such image", "GPU028"),
+            ("", "GPU028"),
+        ],
+    )
+    def test_a_container_that_does_not_start(self, said: str, identifier: str) -> None:
+        assert shown(assess_access(Outcome(rc=125, err=said), 2)) == [(identifier, "error")]
+
+    def test_it_is_started_as_the_service_is(self) -> None:
+        line = command("image:1", "cdi", ["all"])
+        assert line[line.index("--device") + 1] == "nvidia.com/gpu=all"
+        assert "--gpus" not in line
+        assert "NVIDIA_VISIBLE_DEVICES=0,1" in command("image:1", "nvidia", ["0", "1"])
+        compile(line[-1], "probe", "exec")
+
+    def test_the_whole_way(self, host: Host) -> None:
+        host.answer(Outcome(out=fixture("probe/lost.json")), *command("image:1", "cdi", ["all"]))
+        assert shown(try_access("image:1", "cdi", 2, host.run, 1)) == [("GPU013", "error")]
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cuda": 1, "management": {}, "kernel": {}}', "[" * 100000])
+    def test_what_is_no_answer(self, text: str) -> None:
+        assert parse_probe(text) == {}
+
+
+class TestFlavors:
+    def facts(self, driver: str, capability: str = "9.0", memory: int = 81559) -> dict[str, Any]:
+        gpu = {"index": 0, "name": "GPU", "compute_capability": capability, "memory_total_mib": memory}
+        return {"driver_version": driver, "gpus": [gpu]}
+
+    def choose(self, facts: dict[str, Any], present: bool = True) -> tuple[str, bool]:
+        chosen = choose_flavor(FLAVORS, facts, present)
+        assert chosen["reason"]
+        return chosen["name"], chosen["fits"]
+
+    def test_the_newest_cuda_that_the_driver_allows(self) -> None:
+        assert self.choose(self.facts("580.95.05")) == ("cu130", True)
+        assert self.choose(self.facts("550.144.03")) == ("cu124", True)
+
+    def test_the_generation_of_the_gpu_decides_too(self) -> None:
+        assert self.choose(self.facts("580.95.05", "7.0")) == ("cu124", True)
+        assert self.choose(self.facts("580.95.05", "12.0")) == ("cu130", True)
+
+    def test_a_host_without_a_gpu_computes_on_the_cpu(self) -> None:
+        assert self.choose({"driver_version": "", "gpus": []}, present=False) == ("cpu", True)
+
+    def test_nothing_fits(self) -> None:
+        assert self.choose(self.facts("470.223.02")) == ("cu124", False)
+        assert self.choose(self.facts("580.95.05", memory=1024)) == ("cu124", False)
+        assert "470.223.02 is older" in choose_flavor(FLAVORS, self.facts("470.223.02"), True)["reason"]
+
+    def test_why_a_newer_one_was_passed_over(self) -> None:
+        reason = choose_flavor(FLAVORS, self.facts("550.144.03"), True)["reason"]
+        assert "not cu130, because driver 550.144.03 is older than 580.65.06" in reason
+
+    def test_the_project_s_own_table(self) -> None:
+        import yaml
+
+        path = Path(__file__).resolve().parents[3] / "roles/inference_image/vars/main.yml"
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))["inference_image_flavors"]
+        locks = {item.stem for item in (path.parents[3] / "requirements").glob("*.lock")}
+        assert set(table) <= locks
+        assert all(
+            {"torch", "cuda", "min_driver", "compute_capabilities", "vram_mib"} <= set(row) for row in table.values()
+        )
+
+
+def test_the_json_of_the_probe_is_one_line() -> None:
+    """The probe runs anywhere: without a driver it says so."""
+    import subprocess
+    import sys
+
+    script = command("image", "cdi", ["all"])[-1]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["management"].keys() == {"code", "gpus"}

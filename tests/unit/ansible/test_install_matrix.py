@@ -1,0 +1,207 @@
+"""What the roles would install on each distribution, rendered and compared with what the vendors document.
+
+Nothing is installed here: the expected values are those of NVIDIA's driver and container toolkit installation guides
+and of Docker's, for each distribution.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+ROLES = Path(__file__).resolve().parents[3] / "roles"
+TOOLKIT = "https://nvidia.github.io/libnvidia-container"
+DOCKER = "https://download.docker.com/linux"
+KEYRING = "/etc/apt/keyrings/nvidia-container-toolkit.asc"
+
+DISTRIBUTIONS = {
+    "debian12": ("Debian", "bookworm", "Debian"),
+    "debian13": ("Debian", "trixie", "Debian"),
+    "ubuntu2204": ("Ubuntu", "jammy", "Debian"),
+    "ubuntu2404": ("Ubuntu", "noble", "Debian"),
+    "rhel9": ("RedHat", "Plow", "RedHat"),
+    "rocky9": ("Rocky", "Blue Onyx", "RedHat"),
+}
+
+
+def variables(role: str, distribution: str, **more: Any) -> dict[str, Any]:
+    """Defaults and internal variables of a role, on a host of this distribution with an L4."""
+    name, release, family = DISTRIBUTIONS[distribution]
+    facts = {"distribution": name, "distribution_release": release, "os_family": family, "architecture": "x86_64"}
+    loader = DataLoader()
+    return {
+        **(loader.load_from_file(str(ROLES / role / "defaults/main.yml"), trusted_as_template=True) or {}),
+        **(loader.load_from_file(str(ROLES / role / "vars/main.yml"), trusted_as_template=True) or {}),
+        "ansible_facts": facts,
+        "__nvidia_driver_host": {"facts": {"flavour_needed": "either"}},
+        **more,
+    }
+
+
+def render(role: str, file: str, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of one task of a role, as the host would get them."""
+    tasks = DataLoader().load_from_file(str(ROLES / role / "tasks" / file), trusted_as_template=True)
+    (task,) = [task for task in tasks if task["name"].endswith(f"| {name}")]
+    (action,) = [value for key, value in task.items() if key.startswith("ansible.builtin.")]
+    return dict(Templar(loader=DataLoader(), variables=values).template(action))
+
+
+def driver_packages(distribution: str, **more: Any) -> list[str]:
+    values = variables("nvidia_driver", distribution, **more)
+    return list(render("nvidia_driver", "install.yml", "Choose the packages", values)["__nvidia_driver_chosen"])
+
+
+class TestDriver:
+    @pytest.mark.parametrize(
+        ("distribution", "documented"),
+        [
+            ("debian12", ["linux-headers-amd64", "nvidia-driver", "nvidia-smi"]),
+            ("debian13", ["linux-headers-amd64", "nvidia-driver", "nvidia-smi"]),
+            ("ubuntu2204", ["linux-headers-generic", "nvidia-driver-580-server-open", "nvidia-utils-580-server"]),
+            ("ubuntu2404", ["linux-headers-generic", "nvidia-driver-580-server-open", "nvidia-utils-580-server"]),
+            ("rhel9", ["kernel-devel-matched", "nvidia-open"]),
+            ("rocky9", ["kernel-devel-matched", "nvidia-open"]),
+        ],
+    )
+    def test_packages(self, distribution: str, documented: list[str]) -> None:
+        assert driver_packages(distribution) == documented
+
+    def test_a_gpu_older_than_turing_gets_the_proprietary_modules(self) -> None:
+        old = {"__nvidia_driver_host": {"facts": {"flavour_needed": "proprietary"}}}
+        assert "nvidia-driver-580-server" in driver_packages("ubuntu2404", **old)
+        assert "cuda-drivers" in driver_packages("rhel9", **old)
+
+    def test_the_stream_of_the_rhel_family(self) -> None:
+        values = variables("nvidia_driver", "rhel9", nvidia_driver_branch="575")
+        argv = render("nvidia_driver", "install.yml", "Choose the branch of the RHEL family", values)["argv"]
+        assert argv == ["dnf", "--assumeyes", "module", "enable", "nvidia-driver:575-open"]
+
+    def test_what_is_held(self) -> None:
+        held: dict[str, Any] = {"driver": {"nvidia-driver": {}, "kmod-nvidia-open-dkms": {}}}
+        host = {"facts": {"flavour_needed": "either", "packages": held}}
+        values = variables("nvidia_driver", "rhel9", __nvidia_driver_host=host)
+        argv = render("nvidia_driver", "hold_redhat.yml", "Lock the packages at this version", values)["argv"]
+        assert argv == ["dnf", "versionlock", "add", "kmod-nvidia-open-dkms", "nvidia-driver"]
+
+    def test_what_automatic_upgrades_leave_alone(self) -> None:
+        values = variables("nvidia_driver", "ubuntu2404", ansible_managed="Ansible managed")
+        text = (ROLES / "nvidia_driver/templates/unattended-upgrades.j2").read_text(encoding="utf-8")
+        from ansible.template import trust_as_template
+
+        rendered = Templar(loader=DataLoader(), variables=values).template(trust_as_template(text))
+        assert 'Unattended-Upgrade::Package-Blacklist {\n  "nvidia-";\n  "libnvidia-";\n' in rendered
+        assert rendered.rstrip().endswith("};")
+
+
+class TestToolkit:
+    @pytest.mark.parametrize("distribution", ["debian12", "debian13", "ubuntu2204", "ubuntu2404"])
+    def test_apt(self, distribution: str) -> None:
+        values = variables("nvidia_container_toolkit", distribution)
+        source = render("nvidia_container_toolkit", "install_debian.yml", "Add the vendor's repository", values)
+        # The guide's one line, `deb [signed-by=KEY] .../stable/deb/$(ARCH) /`, in the newer format.
+        assert source["content"] == (f"Types: deb\nURIs: {TOOLKIT}/stable/deb/amd64\nSuites: /\nSigned-By: {KEYRING}\n")
+        key = render("nvidia_container_toolkit", "install_debian.yml", "Fetch the vendor's signing key", values)
+        assert (key["url"], key["dest"]) == (f"{TOOLKIT}/gpgkey", KEYRING)
+        task = render(
+            "nvidia_container_toolkit", "install_debian.yml", "Install all four packages of one version", values
+        )
+        assert task["name"] == [
+            "nvidia-container-toolkit=1.20.1-1",
+            "nvidia-container-toolkit-base=1.20.1-1",
+            "libnvidia-container-tools=1.20.1-1",
+            "libnvidia-container1=1.20.1-1",
+        ]
+        assert task["allow_change_held_packages"]
+
+    @pytest.mark.parametrize("distribution", ["rhel9", "rocky9"])
+    def test_dnf(self, distribution: str) -> None:
+        values = variables("nvidia_container_toolkit", distribution)
+        source = render("nvidia_container_toolkit", "install_redhat.yml", "Add the vendor's repository", values)
+        # As in the guide's nvidia-container-toolkit.repo: the index is signed, the packages are not.
+        assert source["baseurl"] == f"{TOOLKIT}/stable/rpm/$basearch"
+        assert source["gpgkey"] == f"{TOOLKIT}/gpgkey"
+        assert (source["repo_gpgcheck"], source["gpgcheck"]) == (True, False)
+        task = render(
+            "nvidia_container_toolkit", "install_redhat.yml", "Install all four packages of one version", values
+        )
+        assert task["name"][0] == "nvidia-container-toolkit-1.20.1-1"
+        lock = render("nvidia_container_toolkit", "install_redhat.yml", "Lock the packages at this version", values)
+        assert lock["argv"][:3] == ["dnf", "versionlock", "add"]
+
+    @pytest.mark.parametrize(
+        ("sources", "own"),
+        [
+            ([], True),
+            (
+                [
+                    {
+                        "path": "/etc/apt/sources.list.d/nvidia-container-toolkit.sources",
+                        "uri": f"{TOOLKIT}/stable/deb/amd64",
+                    }
+                ],
+                True,
+            ),
+            (
+                [
+                    {
+                        "path": "/etc/apt/sources.list.d/nvidia-container-toolkit.list",
+                        "uri": f"{TOOLKIT}/stable/deb/$(ARCH)",
+                    }
+                ],
+                False,
+            ),
+            ([{"path": "/etc/apt/sources.list.d/cuda.list", "uri": "https://other.example/deb"}], True),
+        ],
+    )
+    def test_a_source_that_the_host_has_is_used(self, sources: list[dict[str, str]], own: bool) -> None:
+        host = {"facts": {"packages": {"vendor_sources": sources}}}
+        values = variables("nvidia_container_toolkit", "ubuntu2404", __nvidia_container_toolkit_host=host)
+        name = "See whether the host has the vendor's repository already"
+        facts = render("nvidia_container_toolkit", "install_debian.yml", name, values)
+        assert facts["__nvidia_container_toolkit_own_source"] is own
+
+
+class TestEngine:
+    @pytest.mark.parametrize(
+        ("distribution", "folder", "suite"),
+        [
+            ("debian12", "debian", "bookworm"),
+            ("debian13", "debian", "trixie"),
+            ("ubuntu2204", "ubuntu", "jammy"),
+            ("ubuntu2404", "ubuntu", "noble"),
+        ],
+    )
+    def test_apt(self, distribution: str, folder: str, suite: str) -> None:
+        values = variables("docker_engine", distribution)
+        source = render("docker_engine", "install_vendor_debian.yml", "Add the vendor's repository", values)
+        assert source["content"] == (
+            f"Types: deb\nURIs: {DOCKER}/{folder}\nSuites: {suite}\nComponents: stable\n"
+            "Signed-By: /etc/apt/keyrings/docker.asc\n"
+        )
+        task = render("docker_engine", "install_vendor_debian.yml", "Install the engine and its plugins", values)
+        assert task["name"] == [
+            "docker-ce",
+            "docker-ce-cli",
+            "containerd.io",
+            "docker-buildx-plugin",
+            "docker-compose-plugin",
+        ]
+
+    @pytest.mark.parametrize(("distribution", "folder"), [("rhel9", "rhel"), ("rocky9", "centos")])
+    def test_dnf(self, distribution: str, folder: str) -> None:
+        values = variables("docker_engine", distribution)
+        source = render("docker_engine", "install_vendor_redhat.yml", "Add the vendor's repository", values)
+        assert source["baseurl"] == f"{DOCKER}/{folder}/$releasever/$basearch/stable"
+        assert source["gpgkey"] == f"{DOCKER}/{folder}/gpg"
+
+
+@pytest.mark.parametrize("role", ["docker_engine", "nvidia_driver", "nvidia_container_toolkit"])
+def test_no_role_reloads_systemd(role: str) -> None:
+    """A daemon-reload takes the GPU from containers that got it through a hook (GPU013)."""
+    for path in (ROLES / role).rglob("*.yml"):
+        assert "daemon_reload" not in path.read_text(encoding="utf-8")
+        assert "daemon-reload" not in path.read_text(encoding="utf-8")
