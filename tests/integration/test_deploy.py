@@ -289,3 +289,10 @@ def test_teardown_leaves_no_container(host: Host) -> None:
     assert host.containers() == []
     # Bundles, releases and records stay, for a deploy that goes back to them.
     assert host.records()
+
+
+def test_a_purge_leaves_nothing(host: Host) -> None:
+    # As a person gives it: on the command line every value is a string.
+    run = host.play("teardown", "--extra-vars=inference_service_purge=true")
+    assert run.code == 0, run.output[-6000:]
+    assert not host.state_dir.exists()
