@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import pytest
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.playbooks import ROOT, Host
 
-NAME = "inference-test"
+# Two checkouts on one machine share its engine, so each tests a service of its own.
+NAME = f"inference-test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"
 MODEL = "small"
 ARCHITECTURE = "mobilenetv3_small_050"
 
