@@ -82,6 +82,19 @@ def test_a_second_run_changes_nothing_and_loses_nothing(host: Host, photograph: 
     assert len(host.records()) == 1
 
 
+def test_a_gateway_that_was_tampered_with_is_put_in_order(host: Host) -> None:
+    configuration = host.state_dir / "gateway" / "conf" / "haproxy.cfg"
+    wanted = configuration.read_text()
+    configuration.write_text(wanted + "# by hand\n")
+    docker("rm", "--force", f"{host.name}-keeper")
+
+    assert host.deploy().changed > 0
+    assert configuration.read_text() == wanted
+    names = {item["Name"].lstrip("/") for item in host.containers() if item["State"]["Running"]}
+    assert {f"{host.name}-gateway", f"{host.name}-keeper"} <= names
+    assert len(host.records()) == 1
+
+
 def test_an_update_by_variable_loses_nothing(host: Host, photograph: Path) -> None:
     before = host.instance()
     with LoadClient(host.port, photograph) as client:
