@@ -6,16 +6,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ansible.module_utils.bake import switch
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_runtime import (
-    GatewayError,
-    live_colour,
-    read_map_file,
-    set_live_colour,
-    wait_until_idle,
-    wait_until_up,
-)
-from ansible.module_utils.releases import write_atomically
+from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle, wait_until_up
 
 DOCUMENTATION = r"""
 module: gateway_switch
@@ -29,6 +22,7 @@ options:
   colour: {description: The colour to make live; V(none) answers 503, type: str, required: true}
   servers: {description: Names of the servers that must be up before, type: list, elements: str, default: []}
   timeout: {description: Seconds to wait for the servers, type: int, default: 15}
+  bake: {description: Leave a note that M(gateway_bake) is to judge the colour, type: bool, default: false}
   drain: {description: Seconds to wait for requests of the former colour, type: int, default: 30}
 author: [The maintainers]
 """
@@ -58,13 +52,14 @@ def main() -> None:
             "colour": {"type": "str", "required": True, "choices": ["blue", "green", "none"]},
             "servers": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 15},
+            "bake": {"type": "bool", "default": False},
             "drain": {"type": "int", "default": 30},
         },
         supports_check_mode=False,
     )
     params = module.params
     state_dir = Path(params["state_dir"])
-    admin_socket, map_file = state_dir / "run" / "admin.sock", state_dir / "conf" / "live.map"
+    admin_socket = state_dir / "run" / "admin.sock"
     colour = params["colour"]
     down = wait_until_up(admin_socket, f"bk_{colour}", set(params["servers"]), params["timeout"])
     if down:
@@ -76,12 +71,7 @@ def main() -> None:
         )
     started = time.monotonic()
     try:
-        previous = live_colour(admin_socket, params["map_path"])
-        changed = previous != colour or read_map_file(map_file) != colour
-        if changed:
-            # The file first: were the gateway to restart in between, it would come up with the new colour.
-            write_atomically(map_file, f"live {colour}\n")
-            set_live_colour(admin_socket, params["map_path"], colour)
+        previous, changed = switch(state_dir, params["map_path"], colour, params["bake"])
         seconds = time.monotonic() - started
         drained = previous not in (colour, "none")
         undrained = wait_until_idle(admin_socket, f"bk_{previous}", params["drain"]) if drained else 0
