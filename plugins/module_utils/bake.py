@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.haproxy_runtime import live_colour, read_map_file, servers_down, set_live_colour, statistics
-from ansible.module_utils.releases import read_json, write_atomically
+from ansible.module_utils.releases import COLOURS, read_json, write_atomically
 
 NOTE = "switch.json"
 # One error in a hundred more than the former release had is one too many.
@@ -78,7 +78,7 @@ def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> tuple[str
     previous = live_colour(admin_socket, map_path)
     if previous == colour and read_map_file(state_dir / "conf" / "live.map") == colour:
         return previous, False
-    if bake and previous not in ("none", colour):
+    if bake and previous in COLOURS and previous != colour:
         content = {"from": previous, "to": colour, "at": time.time()}
         content["before"] = vars(read_counters(admin_socket, colour))
         content["former"] = vars(read_counters(admin_socket, previous))

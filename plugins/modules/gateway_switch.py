@@ -9,6 +9,7 @@ from pathlib import Path
 from ansible.module_utils.bake import switch
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle, wait_until_up
+from ansible.module_utils.releases import COLOURS
 
 DOCUMENTATION = r"""
 module: gateway_switch
@@ -19,7 +20,12 @@ description:
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
   map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
-  colour: {description: The colour to make live; V(none) answers 503, type: str, required: true}
+  colour:
+    description: >-
+      The colour to make live; V(none) answers 503,
+      V(hold-COLOUR) keeps requests waiting while that colour is replaced
+    type: str
+    required: true
   servers: {description: Names of the servers that must be up before, type: list, elements: str, default: []}
   timeout: {description: Seconds to wait for the servers, type: int, default: 15}
   bake: {description: Leave a note that M(gateway_bake) is to judge the colour, type: bool, default: false}
@@ -49,7 +55,11 @@ def main() -> None:
         argument_spec={
             "state_dir": {"type": "path", "required": True},
             "map_path": {"type": "str", "required": True},
-            "colour": {"type": "str", "required": True, "choices": ["blue", "green", "none"]},
+            "colour": {
+                "type": "str",
+                "required": True,
+                "choices": ["blue", "green", "none", "hold-blue", "hold-green"],
+            },
             "servers": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 15},
             "bake": {"type": "bool", "default": False},
@@ -73,7 +83,7 @@ def main() -> None:
     try:
         previous, changed = switch(state_dir, params["map_path"], colour, params["bake"])
         seconds = time.monotonic() - started
-        drained = previous not in (colour, "none")
+        drained = previous in COLOURS and previous != colour
         undrained = wait_until_idle(admin_socket, f"bk_{previous}", params["drain"]) if drained else 0
     except (GatewayError, OSError) as error:
         module.fail_json(msg=f"The gateway could not be switched to {colour}: {error}")
