@@ -68,6 +68,7 @@ class Host:
             "inference_service_memory": "2g",
             # What is tested is that no request is lost, on machines that may be busy with something else.
             "inference_service_latency_budget_ms": 60000,
+            "inference_service_bake_seconds": 1,
             "model_bundle_dir": str(self.state_dir / "bundles"),
             "model_bundle_source": str(self.models),
             **variables,
@@ -76,6 +77,12 @@ class Host:
 
     def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         """Run a playbook; keyword arguments become --extra-vars. Whatever it says is in the result."""
+        process = self.begin(playbook, *arguments, **extra)
+        output, _ = process.communicate()
+        return Run(process.returncode, output)
+
+    def begin(self, playbook: str, *arguments: str, **extra: Any) -> subprocess.Popen[str]:
+        """Start a playbook in a process group of its own, and return while it runs."""
         connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory = {"inference_hosts": {"hosts": {"localhost": {**connection, **self.variables}}}}
         self._inventory.write_text(json.dumps(inventory))
@@ -87,16 +94,16 @@ class Host:
         ]
         if extra:
             command.append(f"--extra-vars={json.dumps(extra)}")
-        done = subprocess.run(
+        return subprocess.Popen(
             command,
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        return Run(done.returncode, done.stdout + done.stderr)
 
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
