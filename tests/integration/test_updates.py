@@ -47,7 +47,10 @@ def test_updates_in_a_row_lose_nothing(host: Host, photograph: Path) -> None:
         time.sleep(CALM_SECONDS)
         began = time.monotonic()
         for number in range(UPDATES):
-            host.deploy(model_bundle_version="BA"[number % 2])
+            version = "BA"[number % 2]
+            host.deploy(model_bundle_version=version)
+            record = host.records()[-1]
+            assert (record["bundle"]["version"], record["result"], record["sequence"]) == (version, "ok", number + 2)
         ended = time.monotonic()
         time.sleep(1)
     report = {
@@ -64,9 +67,6 @@ def test_updates_in_a_row_lose_nothing(host: Host, photograph: Path) -> None:
     assert client.failures == []
     served = [answer.model_version for answer in sorted(client.answers, key=lambda answer: answer.at)]
     assert set(served) == {"A", "B"}
-    # Every update was one: each made a record, and all were good.
-    assert [record["bundle"]["version"] for record in host.records()] == ["A", *("BA"[n % 2] for n in range(UPDATES))]
-    assert {record["result"] for record in host.records()} == {"ok"}
     # What happened while the requests came is what the figures are about.
     assert {(answer.large, answer.fresh_connection) for answer in client.answers} == {
         (large, fresh) for large in (True, False) for fresh in (True, False)

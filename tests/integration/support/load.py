@@ -195,7 +195,7 @@ class LoadClient(Answers):
 class SteadyClient(Answers):
     """Sends a request at each tick of a clock, whatever the answers do, so that a silence cannot hide what it costs.
 
-    Every second request uses a kept connection, the others a new one; one in 20 is an upload of 2 MB that takes its time.
+    Every second request uses a kept connection, the others a new one; one in 20 is a slow upload of 2 MB.
     How long an answer took counts from the tick. Use it as a context manager.
     """
 
