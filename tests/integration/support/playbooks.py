@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ class Host:
 
     def begin(self, playbook: str, *arguments: str, **extra: Any) -> subprocess.Popen[str]:
         """Start a playbook in a process group of its own, and return while it runs."""
+        return subprocess.Popen(
+            self.command(playbook, *arguments, **extra),
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def command(self, playbook: str, *arguments: str, **extra: Any) -> list[str]:
+        """Return the command that runs a playbook here, after writing the inventory that it reads."""
         connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory = {"inference_hosts": {"hosts": {"localhost": {**connection, **self.variables}}}}
         self._inventory.write_text(json.dumps(inventory))
@@ -94,16 +108,7 @@ class Host:
         ]
         if extra:
             command.append(f"--extra-vars={json.dumps(extra)}")
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return command
 
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
@@ -132,6 +137,22 @@ class Host:
     def records(self) -> list[dict[str, Any]]:
         """Return the records of this service, oldest first."""
         return [json.loads(path.read_text()) for path in sorted((self.state_dir / "records").glob("*.json"))]
+
+    def traces(self) -> dict[str, list[str]]:
+        """Return what the service has on this machine, colours made equal: what two clean deploys have in common."""
+
+        def plain(names: Iterable[str]) -> list[str]:
+            return sorted({re.sub(r"\b(blue|green)\b", "COLOUR", name) for name in names})
+
+        label = f"--filter=name={self.name}"
+        files = (path.relative_to(self.state_dir) for path in self.state_dir.rglob("*") if not path.is_socket())
+        return {
+            "containers": plain(f"{item['Name']} {item['State']['Status']}" for item in self.containers()),
+            "networks": plain(docker("network", "ls", "--format={{.Name}}", label).split()),
+            "volumes": plain(docker("volume", "ls", "--format={{.Name}}", label).split()),
+            # Each deploy adds a record; that it is one and no more is asserted where it matters.
+            "files": plain(str(file) for file in files if not re.match(r"records/\d{4}-", str(file))),
+        }
 
     def remove(self) -> None:
         """Remove everything that the service left on this machine."""
