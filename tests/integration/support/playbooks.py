@@ -76,27 +76,7 @@ class Host:
 
     def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         """Run a playbook; keyword arguments become --extra-vars. Whatever it says is in the result."""
-        connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        inventory = {"inference_hosts": {"hosts": {"localhost": {**connection, **self.variables}}}}
-        self._inventory.write_text(json.dumps(inventory))
-        command = [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            f"--inventory={self._inventory}",
-            f"playbooks/{playbook}.yml",
-            *arguments,
-        ]
-        if extra:
-            command.append(f"--extra-vars={json.dumps(extra)}")
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Run(done.returncode, done.stdout + done.stderr)
+        return play(playbook, self._inventory, {"localhost": self.variables}, *arguments, **extra)
 
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
@@ -132,6 +112,31 @@ class Host:
         for item in self.containers():
             docker("rm", "--force", "--volumes", item["Id"])
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def play(playbook: str, inventory: Path, hosts: dict[str, dict[str, Any]], *arguments: str, **extra: Any) -> Run:
+    """Run a playbook on hosts that are all this machine, told apart by their variables."""
+    connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    content = {name: {**connection, **variables} for name, variables in hosts.items()}
+    inventory.write_text(json.dumps({"inference_hosts": {"hosts": content}}))
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        f"--inventory={inventory}",
+        f"playbooks/{playbook}.yml",
+        *arguments,
+    ]
+    if extra:
+        command.append(f"--extra-vars={json.dumps(extra)}")
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout + done.stderr)
 
 
 def docker(*arguments: str, stdin: str = "") -> str:
