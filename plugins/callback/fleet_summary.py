@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ type: aggregate
 short_description: What each host of a fleet serves after the run
 description:
   - Ansible ends a playbook with the first batch that fails, so no later play could say which hosts were not reached.
-    This callback listens to the module release_facts, and prints a line for each host when the run ends.
+    This callback listens to the modules of a rollout, and prints a line for each host when the run ends.
   - A run on one host prints nothing, and neither does a playbook that reads no release.
 requirements:
   - enabled in C(callbacks_enabled)
@@ -44,6 +43,8 @@ class HostState:
     live: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     wanted: dict[str, Any] = field(default_factory=dict)
+    switched: bool = False
+    recorded: bool = False
     failed: bool = False
     unreachable: bool = False
 
@@ -65,7 +66,10 @@ class HostState:
             return self.live, "untouched"
         if not rollout:
             return self.live, "unchanged"
-        return (self.live, "would be updated") if dry else (self.wanted, "updated")
+        if dry:
+            return self.live, "would be updated"
+        serving = self.wanted if self.switched else self.live
+        return serving, "updated" if self.recorded else "interrupted; run again"
 
 
 def row(host: str, state: HostState, dry: bool) -> tuple[str, ...]:
@@ -95,30 +99,32 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._hosts: dict[str, HostState] = {}
-        self._releases_read = False
+        self._hosts_of_play: list[str] = []
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Learn which hosts the run is about; those that an earlier play failed on are still among them."""
+        """Learn which hosts the run is about; those that failed before are still among them."""
         variables = play.get_variable_manager().get_vars(play=play)
-        self._expect(variables.get("ansible_play_hosts_all") or [])
+        self._hosts_of_play = list(variables.get("ansible_play_hosts_all") or [])
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """Read the answers of release_facts."""
-        if result.task.action == "release_facts":
-            self._releases_read = True
-            self._expect([result.host.get_name()])
-            self._hosts[result.host.get_name()].learn(result.result)
+        """Follow the steps of a rollout that matter here."""
+        action, host = result.task.action, result.host.get_name()
+        if action == "release_facts":
+            # All hosts of such a play serve, those included that were or will be left out.
+            for name in self._hosts_of_play:
+                self._hosts.setdefault(name, HostState())
+            self._hosts.setdefault(host, HostState()).learn(result.result)
+        elif action == "gateway_switch":
+            self._hosts[host].switched = True
+        elif action == "release_record":
+            self._hosts[host].recorded = True
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print the table."""
-        if len(self._hosts) < 2 or not self._releases_read:
+        if len(self._hosts) < 2:
             return
         for host, state in self._hosts.items():
             state.failed, state.unreachable = host in stats.failures, host in stats.dark
         self._display.banner("FLEET")
         for line in fleet_table(self._hosts, dry=bool(context.CLIARGS.get("check"))):
             self._display.display(line)
-
-    def _expect(self, hosts: Iterable[str]) -> None:
-        for host in hosts:
-            self._hosts.setdefault(host, HostState())

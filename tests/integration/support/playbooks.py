@@ -76,7 +76,7 @@ class Host:
 
     def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         """Run a playbook; keyword arguments become --extra-vars. Whatever it says is in the result."""
-        return play(playbook, self._inventory, {"localhost": self.variables}, *arguments, **extra)
+        return play(playbook, self._inventory, {"inference_hosts": {"localhost": self.variables}}, *arguments, **extra)
 
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
@@ -114,11 +114,16 @@ class Host:
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
 
-def play(playbook: str, inventory: Path, hosts: dict[str, dict[str, Any]], *arguments: str, **extra: Any) -> Run:
-    """Run a playbook on hosts that are all this machine, told apart by their variables."""
+def play(
+    playbook: str, inventory: Path, groups: dict[str, dict[str, dict[str, Any]]], *arguments: str, **extra: Any
+) -> Run:
+    """Run a playbook on groups of hosts that are all this machine, told apart by their variables."""
     connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    content = {name: {**connection, **variables} for name, variables in hosts.items()}
-    inventory.write_text(json.dumps({"inference_hosts": {"hosts": content}}))
+    content = {
+        group: {"hosts": {name: {**connection, **variables} for name, variables in hosts.items()}}
+        for group, hosts in groups.items()
+    }
+    inventory.write_text(json.dumps(content))
     command = [
         str(Path(sys.executable).with_name("ansible-playbook")),
         f"--inventory={inventory}",

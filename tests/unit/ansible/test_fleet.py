@@ -1,4 +1,4 @@
-"""The closing table of a fleet: what each host serves, and how that came."""
+"""The closing table of a fleet, and where a load balancer finds the hosts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from plugins.callback.fleet_summary import HostState, fleet_table
+from plugins.filter.balanced_hosts import balanced_hosts
 
 
 def release(identity: str, version: str) -> dict[str, Any]:
@@ -18,8 +19,8 @@ OBSERVED = {"live": {"colour": "blue", "release": OLD}}
 PLANNED = {**OBSERVED, "plan": {"rollout": True}, "release": NEW}
 
 
-def state(*answers: dict[str, Any], failed: bool = False, unreachable: bool = False) -> HostState:
-    host = HostState(failed=failed, unreachable=unreachable)
+def state(*answers: dict[str, Any], **flags: Any) -> HostState:
+    host = HostState(**flags)
     for answer in answers:
         host.learn(answer)
     return host
@@ -29,7 +30,9 @@ def state(*answers: dict[str, Any], failed: bool = False, unreachable: bool = Fa
     ("host", "line"),
     [
         (state(OBSERVED), "aaa      cats 1  cuda    untouched"),
-        (state(OBSERVED, PLANNED), "bbb      cats 2  cuda    updated"),
+        (state(OBSERVED, PLANNED, switched=True, recorded=True), "bbb      cats 2  cuda    updated"),
+        (state(OBSERVED, PLANNED), "aaa      cats 1  cuda    interrupted; run again"),
+        (state(OBSERVED, PLANNED, switched=True), "bbb      cats 2  cuda    interrupted; run again"),
         (state(OBSERVED, {**PLANNED, "plan": {"rollout": False}}), "aaa      cats 1  cuda    unchanged"),
         (state(OBSERVED, PLANNED, failed=True), "aaa      cats 1  cuda    failed, kept"),
         (
@@ -55,3 +58,16 @@ def test_a_dry_run_promises_and_does_not_claim() -> None:
 def test_hosts_keep_the_order_of_the_inventory() -> None:
     lines = fleet_table({"b": state(OBSERVED), "a": state(OBSERVED)})
     assert [line.split()[0] for line in lines] == ["host", "b", "a"]
+
+
+def test_a_load_balancer_reaches_a_host_where_its_variables_say() -> None:
+    variables: dict[str, dict[str, Any]] = {
+        "gpu-1": {"ansible_host": "192.0.2.11", "deploy_address": "198.51.100.11", "inference_service_port": "8080"},
+        "gpu-2": {"ansible_host": "192.0.2.12"},
+        "gpu-3": {},
+    }
+    assert balanced_hosts(variables, variables) == [
+        {"name": "gpu-1", "address": "198.51.100.11", "port": 8080},
+        {"name": "gpu-2", "address": "192.0.2.12", "port": 8000},
+        {"name": "gpu-3", "address": "gpu-3", "port": 8000},
+    ]
