@@ -84,31 +84,12 @@ class Host:
 
     def begin(self, playbook: str, *arguments: str, **extra: Any) -> subprocess.Popen[str]:
         """Start a playbook in a process group of its own, and return while it runs."""
-        return subprocess.Popen(
-            self.command(playbook, *arguments, **extra),
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return begin(self.command(playbook, *arguments, **extra))
 
     def command(self, playbook: str, *arguments: str, **extra: Any) -> list[str]:
         """Return the command that runs a playbook here, after writing the inventory that it reads."""
-        connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        inventory = {"inference_hosts": {"hosts": {"localhost": {**connection, **self.variables}}}}
-        self._inventory.write_text(json.dumps(inventory))
-        command = [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            f"--inventory={self._inventory}",
-            f"playbooks/{playbook}.yml",
-            *arguments,
-        ]
-        if extra:
-            command.append(f"--extra-vars={json.dumps(extra)}")
-        return command
+        groups = {"inference_hosts": {"localhost": self.variables}}
+        return command(playbook, self._inventory, groups, *arguments, **extra)
 
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
@@ -160,6 +141,50 @@ class Host:
         for item in self.containers():
             docker("rm", "--force", "--volumes", item["Id"])
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def play(
+    playbook: str, inventory: Path, groups: dict[str, dict[str, dict[str, Any]]], *arguments: str, **extra: Any
+) -> Run:
+    """Run a playbook on groups of hosts that are all this machine, told apart by their variables."""
+    process = begin(command(playbook, inventory, groups, *arguments, **extra))
+    output, _ = process.communicate()
+    return Run(process.returncode, output)
+
+
+def begin(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a command in the checkout, in a process group of its own."""
+    return subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def command(
+    playbook: str, inventory: Path, groups: dict[str, dict[str, dict[str, Any]]], *arguments: str, **extra: Any
+) -> list[str]:
+    """Return the command that runs a playbook on these groups, after writing the inventory that it reads."""
+    connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    content = {
+        group: {"hosts": {name: {**connection, **variables} for name, variables in hosts.items()}}
+        for group, hosts in groups.items()
+    }
+    inventory.write_text(json.dumps(content))
+    words = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        f"--inventory={inventory}",
+        f"playbooks/{playbook}.yml",
+        *arguments,
+    ]
+    if extra:
+        words.append(f"--extra-vars={json.dumps(extra)}")
+    return words
 
 
 def docker(*arguments: str, stdin: str = "") -> str:
