@@ -112,6 +112,7 @@ def test_a_host_that_is_not_fit_stops_the_run_before_any_is_changed(fleet: Fleet
     assert run.code != 0
     assert fleet.instances() == before
     assert [columns[-1] for columns in summary(run).values()] == ["untouched", "untouched", "failed, kept"]
+    assert [host.name for host in fleet.hosts.values() if (host.state_dir / "deploy.lock").exists()] == []
 
 
 def test_an_update_goes_through_the_batches_and_loses_nothing(fleet: Fleet, photograph: Path) -> None:
