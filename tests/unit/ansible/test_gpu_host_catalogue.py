@@ -470,6 +470,14 @@ class TestAccess:
         (found,) = assess_access(answer, 1)
         assert (found["id"], "unspecified launch failure" in found["evidence"]) == ("GPU013", True)
 
+    @pytest.mark.parametrize(
+        "answer",
+        [(2, ""), (0, "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 22.03 GiB")],
+    )
+    def test_gpu023_what_serves_fills_the_memory(self, answer: tuple[int, str]) -> None:
+        """Where a release only replaces the one before, that is how it should be."""
+        assert shown(assess_access(cuda_answers(*answer), 1)) == [("GPU023", "warning")]
+
     def test_a_container_that_computes_has_none(self) -> None:
         answer = "warning: something unimportant\n" + fixture("probe/works.json")
         assert assess_access(Outcome(out=answer), 2) == []
