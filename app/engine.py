@@ -84,7 +84,7 @@ class Engine:
     @property
     def channels_last(self) -> bool:
         """Whether pixels and weights lie channel beside channel."""
-        return self._layout == torch.channels_last
+        return bool(self._layout == torch.channels_last)
 
     @property
     def folded(self) -> bool:
