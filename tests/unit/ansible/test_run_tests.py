@@ -133,16 +133,40 @@ def test_a_failed_preparation_ends_the_run_even_with_keep_going(
     assert (code, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
 
 
-def test_a_named_stage_brings_the_preparation_it_needs(runner: ModuleType) -> None:
+def make_scenarios(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "molecule.yml").touch()
+
+
+def test_a_named_stage_brings_the_preparation_it_needs(runner: ModuleType, tmp_path: Path) -> None:
+    make_scenarios(tmp_path / "molecule", "default")
+
     def names(*chosen: str) -> list[str]:
         return [stage.name for stage in runner.selected(chosen, runner.stages())]
 
     assert names("lint", "unit-controller") == ["lint", "unit-controller"]
-    assert names("molecule") == ["prepare", "molecule"]
-    assert names() == ["lint", "unit-controller", "prepare", "unit-app", "molecule", "integration"]
+    assert names("molecule") == ["prepare", "molecule-default"]
+    assert names() == ["lint", "unit-controller", "prepare", "unit-app", "molecule-default", "integration"]
 
 
 def test_an_unknown_stage_is_refused_by_name(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         runner.parse_arguments(["molecul"])
     assert "there is no stage 'molecul'" in capsys.readouterr().err
+
+
+def test_every_scenario_is_a_stage_and_all_are_chosen_by_one_name(runner: ModuleType, tmp_path: Path) -> None:
+    make_scenarios(tmp_path, "fleet", "default")
+    (tmp_path / "shared").mkdir()
+    prepare = runner.Stage("prepare", "Prepare", (), is_test=False)
+    every = (prepare, *runner.molecule_stages(tmp_path))
+    assert [stage.name for stage in every] == ["prepare", "molecule-default", "molecule-fleet"]
+    assert runner.selected(["molecule"], every) == list(every)
+    assert [stage.name for stage in runner.selected(["molecule-fleet"], every)] == ["prepare", "molecule-fleet"]
+
+
+def test_the_checkouts_own_scenarios_all_run(runner: ModuleType) -> None:
+    folder = SCRIPT.parents[1] / "molecule"
+    names = [stage.name for stage in runner.molecule_stages(folder)]
+    assert {"molecule-default", "molecule-hosts"} <= set(names)
