@@ -33,12 +33,15 @@ class _Entry(NamedTuple):
 
 
 class Batcher:
-    """Feeds the engine from one thread; `submit` belongs to the event loop.
+    """Feeds the engine from its threads; `submit` belongs to the event loop.
 
     There is no waiting window: a lone image leaves at once, and images that arrive during a forward share the next.
+    On a CPU every core has a thread of its own, and those that are free share what waits.
     """
 
-    def __init__(self, engine: "Engine", metrics: Metrics, on_device_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, engine: "Engine", metrics: Metrics, on_device_lost: Callable[[str], None], workers: int = 1
+    ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._on_device_lost = on_device_lost
@@ -46,8 +49,10 @@ class Batcher:
         self._waiting: deque[_Entry] = deque()
         self._changed = threading.Condition()
         self._stopped = False
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._thread.start()
+        self._workers = workers
+        self._idle = 0
+        for number in range(workers):
+            threading.Thread(target=self._work, name=f"model-{number}", daemon=True).start()
 
     async def submit(self, pixels: "Tensor") -> Result:
         """Wait for the image's turn and its result; a cancelled caller leaves the queue."""
@@ -65,10 +70,10 @@ class Batcher:
                 self._leave(entry)
 
     def stop(self) -> None:
-        """Refuse new images and end the thread once nothing waits."""
+        """Refuse new images and end the threads once nothing waits."""
         with self._changed:
             self._stopped = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _leave(self, entry: _Entry) -> None:
         with self._changed:
@@ -78,20 +83,30 @@ class Batcher:
                     self._metrics.queue_depth.dec()
                     break
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> tuple[list[_Entry], bool]:
+        """The next batch, empty at the end, and whether no other thread has anything to do meanwhile."""
         with self._changed:
+            self._idle += 1
             while not self._waiting and not self._stopped:
                 self._changed.wait()
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._engine.max_batch))]
+            # What waits is shared by the threads that are free: none idles while another has a full batch.
+            share = -(-len(self._waiting) // self._idle)
+            self._idle -= 1
+            batch = [self._waiting.popleft() for _ in range(min(share, self._engine.max_batch))]
+            alone = not self._waiting and self._idle == self._workers - 1
         self._metrics.queue_depth.dec(len(batch))
-        return batch
+        return batch, alone
 
     def _work(self) -> None:
-        while batch := self._take():
+        while True:
+            batch, alone = self._take()
+            if not batch:
+                return
             started = time.perf_counter()
             for entry in batch:
                 self._metrics.queue_wait.observe(started - entry.arrived)
             try:
+                self._engine.use_threads(alone=alone)
                 rankings = self._engine.predict([entry.pixels for entry in batch])
             except DeviceLostError as error:
                 self._on_device_lost(str(error))

@@ -1,6 +1,9 @@
 """The engine: one model on one device, turning a batch of pixels into ranked classes."""
 
+import copy
 import logging
+import threading
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +12,9 @@ from torch import Tensor, nn
 
 from app.bundle.manifest import TOP_K, Activation, Input
 from app.errors import DeviceLostError, ServiceError
+from app.folding import fold
+from app.graphs import GraphRunner
+from app.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +44,31 @@ def choose_device(wanted: str, require_gpu: bool) -> str:
     return "cpu"
 
 
-class Engine:
-    """Runs a model; used by one thread at a time."""
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-    def __init__(self, module: nn.Module, settings: Input, activation: Activation, device: str, max_batch: int) -> None:
+
+class Engine:
+    """Runs a model: on a GPU from one thread, on a CPU from as many as share its cores."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: Input,
+        activation: Activation,
+        device: str,
+        max_batch: int,
+        precision: Precision = "fp32",
+        threads: int = 1,
+    ) -> None:
         self.device = device
         self.max_batch = max_batch
+        self.precision = precision
+        self._type = _TYPES[precision]
         if device == "cuda":
             # The GPU image leaves out cuDNN's attention library; torch has its own kernels.
             torch.backends.cuda.enable_cudnn_sdp(False)
-        self._module = module.to(device)
+        # A copy only where the type changes, so that the fp32 engine beside it keeps its weights.
+        self._module = (module if precision == "fp32" else copy.deepcopy(module)).to(device, self._type)
         # GPU convolutions are faster on this layout; CPU ones, the depthwise above all, are slower.
         self._layout = torch.channels_last if device == "cuda" else torch.contiguous_format
         for weight in self._module.parameters():
@@ -58,12 +79,59 @@ class Engine:
         self._mean = torch.tensor(settings.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(settings.std, device=device).view(1, 3, 1, 1)
         self._out_of_memory = False
+        self._graphs: GraphRunner | None = None
+        self._own_threads = threads
+        self._lone_threads = threads
+        self._threads = threading.local()
+
+    @property
+    def folded(self) -> bool:
+        """Whether a folded trace is served."""
+        return isinstance(self._module, torch.jit.ScriptModule)
+
+    def optimise(self) -> None:
+        """Fold the model and, on a GPU, record its batches as graphs; what cannot be done is logged and left out."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)
+        with torch.inference_mode():
+            example = self._normalise(noise.to(self.device))
+        # Tensors made in inference mode cannot be traced.
+        self._module = fold(self._module, example.clone())
+        if self.device == "cuda":
+            self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
 
     def warm_up(self) -> None:
-        """Run the smallest and the largest batch once, so that the first request pays for nothing."""
+        """Run every batch size the engine will often use, so that the first request pays for nothing."""
         blank = torch.zeros(self._size, dtype=torch.uint8)
         for size in sorted({1, self.max_batch}):
             self.predict([blank] * size)
+
+    def choose_threads(self, available: int) -> None:
+        """Measure whether a lone image is faster on all threads; the small models are not, nor is a busy machine."""
+        blank = [torch.zeros(self._size, dtype=torch.uint8)]
+        seconds: dict[int, float] = {}
+        for threads in sorted({self._own_threads, available}):
+            self._set_threads(threads)
+            self.predict(blank)
+            times: list[float] = []
+            for _ in range(3):
+                started = time.perf_counter()
+                self.predict(blank)
+                times.append(time.perf_counter() - started)
+            seconds[threads] = min(times)
+        self._lone_threads = min(seconds, key=lambda threads: seconds[threads])
+        self._set_threads(self._own_threads)
+
+    def use_threads(self, *, alone: bool) -> None:
+        """Give the calling thread its own core, or all of them when no other thread computes."""
+        if self.device == "cpu":
+            self._set_threads(self._lone_threads if alone else self._own_threads)
+
+    def _set_threads(self, threads: int) -> None:
+        # The number belongs to the calling thread.
+        if getattr(self._threads, "number", 0) != threads:
+            torch.set_num_threads(threads)
+            self._threads.number = threads
 
     def predict(self, images: Sequence[Tensor]) -> list[Ranking]:
         """Rank the classes of each image, halving the batch when the device has no memory for it."""
@@ -92,10 +160,27 @@ class Engine:
 
     def _forward(self, images: Sequence[Tensor]) -> list[Ranking]:
         with torch.inference_mode():
-            batch = torch.stack(list(images)).to(self.device)
-            # The same arithmetic as torchvision's ToTensor and Normalize, for the whole batch at once.
-            batch = batch.float().div_(255).sub_(self._mean).div_(self._std)
-            logits = self._module(batch.contiguous(memory_format=self._layout)).float()
-            probabilities = logits.softmax(1) if self._activation == "softmax" else logits.sigmoid()
-            values, indices = probabilities.topk(min(TOP_K, probabilities.shape[1]), dim=1)
+            if self._graphs:
+                values, indices = self._graphs.run(images)
+            else:
+                values, indices = self._answer(self._collect(images).to(self.device))
             return [Ranking(ids, best) for ids, best in zip(indices.tolist(), values.tolist(), strict=True)]
+
+    def _collect(self, images: Sequence[Tensor]) -> Tensor:
+        # Decoders deliver pixels in the order of the picture's bytes; in this layout each image is one plain copy.
+        batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, memory_format=torch.channels_last)
+        for target, image in zip(batch, images, strict=True):
+            target.copy_(image)
+        return batch
+
+    def _normalise(self, batch: Tensor) -> Tensor:
+        # The same arithmetic as torchvision's ToTensor and Normalize, for the whole batch at once.
+        pixels = batch.to(torch.float32, memory_format=self._layout)
+        return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._type)
+
+    def _answer(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The best probabilities and their classes; everything on the device, so only they travel back."""
+        logits = self._module(self._normalise(batch)).float()
+        probabilities = logits.softmax(1) if self._activation == "softmax" else logits.sigmoid()
+        values, indices = probabilities.topk(min(TOP_K, probabilities.shape[1]), dim=1)
+        return values, indices

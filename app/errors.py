@@ -27,10 +27,11 @@ STATUS_OF_CODE = {
 class ServiceError(Exception):
     """A request that gets no prediction; becomes the `{"detail", "code"}` answer with the code's status."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.retry_after = retry_after
 
     @property
     def status(self) -> int:

@@ -15,7 +15,6 @@ from app.routes import health, model, pages, predict
 from app.service import Service
 from app.settings import Settings
 
-RETRY_AFTER_SECONDS = 1
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -56,7 +55,7 @@ def _envelope(request: Request, status: int, code: str, detail: str, headers: di
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ServiceError):
         raise error
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == 503 else {}
+    headers = {"Retry-After": str(error.retry_after)} if error.status == 503 else {}
     return _envelope(request, error.status, error.code, error.detail, headers)
 
 

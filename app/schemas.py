@@ -96,6 +96,9 @@ class ModelDetails(_Answer):
     version: str
     bundle: BundleInfo
     release: str | None
+    precision: str
+    folded: bool
+    load_phases: dict[str, float]
 
 
 class ClassName(_Answer):

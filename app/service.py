@@ -5,13 +5,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from app import __version__, cpus
+from app.admission import Admission
 from app.batching import Batcher
 from app.errors import BundleError, ServiceError
 from app.lifecycle import Lifecycle, State
@@ -33,15 +33,15 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(settings.queue_size)
         self.lifecycle = Lifecycle(settings.drain_seconds)
+        self.admission = Admission(settings.queue_size, settings.queue_seconds)
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
         self._decoders = ThreadPoolExecutor(settings.decode_threads or cpus.available(), thread_name_prefix="decode")
-        self._admitted = 0
         self._forward_ms: deque[float] = deque(maxlen=1000)
         self._predictions = 0
         self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY)
         self.metrics.in_flight.set_function(lambda: self.lifecycle.in_flight)
-        self.metrics.images_in_service.set_function(lambda: self._admitted)
+        self.metrics.images_in_service.set_function(lambda: self.admission.held)
 
     def start(self) -> None:
         """Begin to load the model; called by the event loop once HTTP is to come up."""
@@ -65,17 +65,6 @@ class Service:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
         return self.model
 
-    @contextmanager
-    def admit(self, images: int) -> Iterator[None]:
-        """Take places for images, or refuse when the service holds as many as it may."""
-        if self._admitted + images > self.settings.queue_size:
-            raise ServiceError("queue_full", "The queue is full; send the request again shortly.")
-        self._admitted += images
-        try:
-            yield
-        finally:
-            self._admitted -= images
-
     async def classify(self, upload: Upload) -> Prediction:
         """Decode one image off the event loop and wait for its turn on the model."""
         model = self.loaded()
@@ -86,6 +75,7 @@ class Service:
         if self._batcher is None:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
         result = await self._batcher.submit(image.pixels)
+        self.admission.answered()
         self.metrics.predictions.inc()
         self._predictions += 1
         forward_ms = result.seconds * 1000
@@ -139,8 +129,8 @@ class Service:
 
             from app import serving
 
-            torch.set_num_threads(self.settings.torch_threads or cpus.available())
-            model = serving.load(self.settings)
+            phases = {"import": time.perf_counter() - started}
+            model = serving.load(self.settings, phases)
         except ServiceError as error:
             log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
             self._tell(loop, partial(self.lifecycle.gpu_missing, error.detail))
@@ -162,7 +152,7 @@ class Service:
 
         loop = asyncio.get_running_loop()
         self.model = model
-        self._batcher = Batcher(model.engine, self.metrics, lost)
+        self._batcher = Batcher(model.engine, self.metrics, lost, model.workers)
         self.metrics.load_duration.set(seconds)
         about = {
             "service_version": __version__,
@@ -171,9 +161,16 @@ class Service:
             "model_version": model.version,
             "device": model.engine.device,
         }
+        details = {
+            "load_seconds": round(seconds, 3),
+            "load_phases": model.load_phases,
+            "precision": model.engine.precision,
+            "folded": model.engine.folded,
+            "sha256": model.sha256,
+        }
         self.metrics.build.info(about)
         self.lifecycle.model_loaded()
-        log.info("The service is ready", extra={**about, "load_seconds": round(seconds, 3), "sha256": model.sha256})
+        log.info("The service is ready", extra={**about, **details})
 
     @staticmethod
     def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:

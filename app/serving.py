@@ -1,20 +1,29 @@
 """The model in service: loaded, warmed up, and described."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import model
+import torch
+
+from app import cpus, model
 from app.bundle import manifest as manifests
 from app.bundle import verify
 from app.checkpoint import read as read_checkpoint
 from app.engine import Engine, choose_device
 from app.errors import BundleError
 from app.imaging import Decoder
+from app.precision import Precision, choose
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+CPU_BATCH = 4
+# What a golden sample's probability may change by in a reduced precision; acceptance allows the same.
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class ServedModel:
     image_size: int
     path: str
     metrics: dict[str, float]
+    workers: int
+    load_phases: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,17 +56,41 @@ class _Source:
     labels: tuple[str, ...]
     path: Path
     metrics: dict[str, float]
+    golden: tuple[Path, ...]
+    tolerance: float
 
 
-def load(settings: Settings) -> ServedModel:
-    """Load the model the settings name and run it once; runs in a thread while HTTP already answers."""
+def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
+    """Load the model the settings name and make it fast; runs in a thread while HTTP already answers.
+
+    `phases` has the seconds of what came before and gets those of each step here.
+    """
+    phase = _Phases(phases)
     device = choose_device(settings.device, settings.require_gpu)
     source = _from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
-    engine = Engine(source.module, source.settings, source.activation, device, settings.max_batch)
+    phase.ended("weights")
+    decoder = Decoder(source.settings, settings.max_pixels, settings.decode)
+    threads = settings.torch_threads or cpus.available()
+    on_cpu = device == "cpu"
+    # Large batches hardly help a CPU, and they leave the other cores without work.
+    max_batch = min(settings.max_batch, CPU_BATCH) if on_cpu else settings.max_batch
+
+    def build(precision: Precision) -> Engine:
+        engine = Engine(source.module, source.settings, source.activation, device, max_batch, precision)
+        engine.optimise()
+        return engine
+
+    torch.set_num_threads(threads)
+    samples = [decoder.decode(path.read_bytes()).pixels for path in source.golden]
+    engine = choose(settings.precision, device, build, samples, source.tolerance)
+    phase.ended("engine")
     engine.warm_up()
+    if on_cpu:
+        engine.choose_threads(threads)
+    phase.ended("warm_up")
     return ServedModel(
         engine=engine,
-        decoder=Decoder(source.settings, settings.max_pixels),
+        decoder=decoder,
         name=source.name,
         architecture=source.architecture,
         version=source.version,
@@ -64,7 +99,21 @@ def load(settings: Settings) -> ServedModel:
         image_size=source.settings.size[1],
         path=str(source.path),
         metrics=source.metrics,
+        workers=threads if on_cpu else 1,
+        load_phases={name: round(seconds, 3) for name, seconds in phases.items()},
     )
+
+
+class _Phases:
+    """Takes the time of one step after the other."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._started = time.perf_counter()
+
+    def ended(self, name: str) -> None:
+        now = time.perf_counter()
+        self._seconds[name], self._started = now - self._started, now
 
 
 def _from_bundle(directory: Path) -> _Source:
@@ -81,6 +130,8 @@ def _from_bundle(directory: Path) -> _Source:
         labels=verified.labels,
         path=directory / manifest.weights.file,
         metrics=manifest.metrics or {},
+        golden=tuple(directory / sample.file for sample in manifest.golden_samples),
+        tolerance=TOLERANCE,
     )
 
 
@@ -117,4 +168,6 @@ def _from_checkpoint(settings: Settings) -> _Source:
         labels=labels,
         path=path,
         metrics=checkpoint.metrics,
+        golden=tuple(sorted((manifests.DATA / "golden").glob("*.jpg"))),
+        tolerance=TOLERANCE,
     )

@@ -38,7 +38,15 @@ class Settings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model computes.")
     require_gpu: bool = Field(default=False, description="Never become ready on a CPU.")
-    torch_threads: int = Field(default=0, ge=0, description="CPU threads of one forward; 0 means every CPU available.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Number format of the model; checked against fp32 at start."
+    )
+    decode: Literal["fast", "exact"] = Field(
+        default="fast", description="Whether a large JPEG may be decoded at a fraction of its size."
+    )
+    torch_threads: int = Field(
+        default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."
+    )
     decode_threads: int = Field(
         default=0, ge=0, description="Threads that decode images; 0 means one per CPU available."
     )
@@ -48,8 +56,9 @@ class Settings(BaseSettings):
     max_files: int = Field(default=16, ge=1, description="Most files in a batch request.")
     max_pixels: int = Field(default=50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
 
-    queue_size: int = Field(default=64, ge=1, description="Most images in the service at once; beyond it 503.")
-    max_batch: int = Field(default=8, ge=1, description="Most images in one forward.")
+    queue_size: int = Field(default=256, ge=1, description="Most images in the service at once; beyond it 503.")
+    queue_seconds: float = Field(default=5.0, gt=0, description="Longest expected wait; beyond it 503.")
+    max_batch: int = Field(default=8, ge=1, description="Most images in one forward; at most 4 on a CPU.")
     request_timeout_seconds: float = Field(default=30.0, gt=0, description="Deadline of a request; past it 504.")
     drain_seconds: float = Field(default=30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
 

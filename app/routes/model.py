@@ -27,6 +27,9 @@ async def info(request: Request) -> ModelDetails:
         version=model.version,
         bundle=BundleInfo(name=model.name, version=model.version, sha256=model.sha256),
         release=service.settings.release_id,
+        precision=model.engine.precision,
+        folded=model.engine.folded,
+        load_phases=model.load_phases,
     )
 
 

@@ -48,8 +48,10 @@ async def predict(request: Request) -> Response:
 
     async def work() -> Prediction:
         service.loaded()
-        with service.admit(1):
-            upload = await uploads.read_file(request, service.settings.max_upload_bytes)
+        # Refused before the body is read, but admitted after: a slow upload takes nobody's place.
+        service.admission.check(1)
+        upload = await uploads.read_file(request, service.settings.max_upload_bytes)
+        with service.admission.admit(1):
             return await _while_connected(request, service.classify(upload))
 
     return _json(await _in_time(service, work()))
@@ -84,10 +86,10 @@ async def predict_batch(request: Request) -> Response:
 
     async def work() -> Answers:
         service.loaded()
-        with service.admit(1):
-            files = await uploads.read_files(request, limits.max_batch_bytes, limits.max_files)
-            with service.admit(len(files) - 1):
-                return Answers(await _while_connected(request, _all([classify(file) for file in files])))
+        service.admission.check(1)
+        files = await uploads.read_files(request, limits.max_batch_bytes, limits.max_files)
+        with service.admission.admit(len(files)):
+            return Answers(await _while_connected(request, _all([classify(file) for file in files])))
 
     return _json(await _in_time(service, work()))
 

@@ -29,6 +29,13 @@ def blocking_findings(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     return [item for item in findings if item["severity"] == "error" and not item.get("waived")]
 
 
+def recorded_findings(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep what a release's record says of the host: warnings, and errors with the reason for which they passed."""
+    kept = ("id", "severity", "summary", "evidence", "waived")
+    counted = [item for item in findings if item["severity"] in {"error", "warning"}]
+    return [{key: item[key] for key in kept if key in item} for item in counted]
+
+
 def findings_text(findings: Sequence[dict[str, Any]]) -> str:
     """Write findings for a person, worst first."""
     blocks = []
@@ -99,6 +106,7 @@ class FilterModule:
         return {
             "waive_findings": waive_findings,
             "blocking_findings": blocking_findings,
+            "recorded_findings": recorded_findings,
             "findings_text": findings_text,
             "findings_verdict": findings_verdict,
             "host_report": host_report,

@@ -14,6 +14,8 @@ from typing import Any
 from ansible.module_utils.docker_host import Instance
 
 COLOURS = ("blue", "green")
+# The gateway holds requests back while the colour after this prefix is replaced.
+HOLD = "hold-"
 RECORD_SCHEMA = 1
 
 
@@ -97,7 +99,12 @@ class Gateway:
     @property
     def colour(self) -> str:
         """The colour that gets requests, or will get them when the gateway starts."""
-        return self.serving or self.configured
+        return (self.serving or self.configured).removeprefix(HOLD)
+
+    @property
+    def held(self) -> bool:
+        """Whether requests wait for a colour that is being replaced."""
+        return (self.serving or self.configured).startswith(HOLD)
 
 
 @dataclass
@@ -112,12 +119,27 @@ class Plan:
     live_release: str
     live_instances: list[str]
     first: bool
+    strategy: str = "blue_green"
     leftovers: list[str] = field(default_factory=list)
 
 
 def live_instances(instances: list[Instance], gateway: Gateway) -> list[Instance]:
     """Return the instances of the colour that the gateway sends requests to."""
     return [instance for instance in instances if instance.colour == gateway.colour]
+
+
+def choose_strategy(asked: str, held: bool, gpus: list[str], memory: dict[str, tuple[int, int]]) -> str:
+    """Return blue_green where a second copy fits beside the first, else recreate; memory is used and free MiB by GPU.
+
+    A candidate needs about what the live instance uses now, which the GPU's used memory is never below.
+    """
+    if held:
+        # A run died while it replaced the instance; only this way knows how to bring the old one back.
+        return "recreate"
+    if asked != "auto":
+        return asked
+    tight = [gpu for gpu in gpus if gpu in memory and memory[gpu][1] < memory[gpu][0]]
+    return "recreate" if tight else "blue_green"
 
 
 def make_plan(desired: str, indices: list[str], instances: list[Instance], gateway: Gateway) -> Plan:
@@ -134,6 +156,8 @@ def make_plan(desired: str, indices: list[str], instances: list[Instance], gatew
         reason = "the live release has other instances"
     elif unhealthy:
         reason = f"{', '.join(unhealthy)} of the live release is not healthy"
+    elif gateway.held:
+        reason = "an interrupted run keeps requests waiting"
     else:
         reason = ""
     live_colour = gateway.colour if serving else "none"

@@ -6,16 +6,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ansible.module_utils.bake import switch
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_runtime import (
-    GatewayError,
-    live_colour,
-    read_map_file,
-    set_live_colour,
-    wait_until_idle,
-    wait_until_up,
-)
-from ansible.module_utils.releases import write_atomically
+from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle, wait_until_up
+from ansible.module_utils.releases import COLOURS
 
 DOCUMENTATION = r"""
 module: gateway_switch
@@ -26,9 +20,15 @@ description:
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
   map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
-  colour: {description: The colour to make live; V(none) answers 503, type: str, required: true}
+  colour:
+    description: >-
+      The colour to make live; V(none) answers 503,
+      V(hold-COLOUR) keeps requests waiting while that colour is replaced
+    type: str
+    required: true
   servers: {description: Names of the servers that must be up before, type: list, elements: str, default: []}
   timeout: {description: Seconds to wait for the servers, type: int, default: 15}
+  bake: {description: Leave a note that M(gateway_bake) is to judge the colour, type: bool, default: false}
   drain: {description: Seconds to wait for requests of the former colour, type: int, default: 30}
 author: [The maintainers]
 """
@@ -55,16 +55,21 @@ def main() -> None:
         argument_spec={
             "state_dir": {"type": "path", "required": True},
             "map_path": {"type": "str", "required": True},
-            "colour": {"type": "str", "required": True, "choices": ["blue", "green", "none"]},
+            "colour": {
+                "type": "str",
+                "required": True,
+                "choices": ["blue", "green", "none", "hold-blue", "hold-green"],
+            },
             "servers": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 15},
+            "bake": {"type": "bool", "default": False},
             "drain": {"type": "int", "default": 30},
         },
         supports_check_mode=False,
     )
     params = module.params
     state_dir = Path(params["state_dir"])
-    admin_socket, map_file = state_dir / "run" / "admin.sock", state_dir / "conf" / "live.map"
+    admin_socket = state_dir / "run" / "admin.sock"
     colour = params["colour"]
     down = wait_until_up(admin_socket, f"bk_{colour}", set(params["servers"]), params["timeout"])
     if down:
@@ -76,14 +81,9 @@ def main() -> None:
         )
     started = time.monotonic()
     try:
-        previous = live_colour(admin_socket, params["map_path"])
-        changed = previous != colour or read_map_file(map_file) != colour
-        if changed:
-            # The file first: were the gateway to restart in between, it would come up with the new colour.
-            write_atomically(map_file, f"live {colour}\n")
-            set_live_colour(admin_socket, params["map_path"], colour)
+        previous, changed = switch(state_dir, params["map_path"], colour, params["bake"])
         seconds = time.monotonic() - started
-        drained = previous not in (colour, "none")
+        drained = previous in COLOURS and previous != colour
         undrained = wait_until_idle(admin_socket, f"bk_{previous}", params["drain"]) if drained else 0
     except (GatewayError, OSError) as error:
         module.fail_json(msg=f"The gateway could not be switched to {colour}: {error}")

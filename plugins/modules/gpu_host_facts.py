@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.gpu_host.access import try_access
 from ansible.module_utils.gpu_host.commands import run
 from ansible.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
 from ansible.module_utils.gpu_host.flavors import choose_flavor
@@ -53,12 +52,6 @@ options:
     description: Whether missing access of containers to the GPU is an error; otherwise it is a warning.
     type: bool
     default: true
-  access_image:
-    description:
-      - Image that is started with all GPUs to see whether CUDA works in a container; needs the topic V(toolkit).
-      - Empty leaves this out. It is skipped where the host's own checks already fail.
-    type: str
-    default: ""
   timeout:
     description: Seconds to wait for any one command.
     type: float
@@ -118,7 +111,6 @@ def main() -> None:
             "gpu": {"type": "str", "choices": ["auto", "required", "absent"], "default": "auto"},
             "requirements": {"type": "dict", "default": {}},
             "flavors": {"type": "dict", "default": {}},
-            "access_image": {"type": "str", "default": ""},
             "engine_required": {"type": "bool", "default": True},
             "toolkit_required": {"type": "bool", "default": True},
             "timeout": {"type": "float", "default": 10},
@@ -143,13 +135,6 @@ def main() -> None:
         findings += assess_engine(facts, options["engine_required"])
     if "toolkit" in topics:
         findings += assess_toolkit(facts, options["toolkit_required"])
-        healthy = present and facts["toolkit"]["modes"] and not any(item["severity"] == "error" for item in findings)
-        if options["access_image"] and healthy:
-            devices = sum(gpu["mig"]["instances"] or 1 for gpu in facts["gpus"])
-            # Starting the image and CUDA takes longer than any question to the host.
-            findings += try_access(
-                options["access_image"], facts["toolkit"]["modes"][0], devices, run, 6 * options["timeout"]
-            )
     module.exit_json(
         changed=False,
         facts=facts,

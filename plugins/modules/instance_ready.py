@@ -9,6 +9,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, Instance, inspect_instance, last_log_lines
 from ansible.module_utils.http_client import UnreachableError, request
+from ansible.module_utils.instance_end import end_of
 
 DOCUMENTATION = r"""
 module: instance_ready
@@ -36,15 +37,6 @@ seconds: {description: How long it took, returned: success, type: float}
 """
 
 POLL_SECONDS = 0.1
-
-
-def gone(instance: Instance) -> str:
-    """Return why the container will not become ready, or ''."""
-    if instance.restarts > 0:
-        return f"it keeps crashing (restarted {instance.restarts} times, last exit code {instance.exit_code})"
-    if instance.state in ("exited", "dead", "restarting"):
-        return f"it exited with code {instance.exit_code}"
-    return ""
 
 
 def ask(instance: Instance, port: int) -> tuple[bool, str, str]:
@@ -88,9 +80,9 @@ def main() -> None:
     while time.monotonic() - started < timeout:
         try:
             instance = inspect_instance(container)
+            dead = end_of(instance)
         except DockerError as error:
             module.fail_json(msg=f"{container} cannot be inspected: {error}")
-        dead = gone(instance)
         if dead:
             reason = dead
             break

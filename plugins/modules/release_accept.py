@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.docker_host import DockerError, inspect_instance, last_log_lines
 from ansible.module_utils.golden import GoldenError, GoldenSet, ask, compare, load
 from ansible.module_utils.http_client import UnreachableError, request
+from ansible.module_utils.instance_end import end_of
 
 DOCUMENTATION = r"""
 module: release_accept
@@ -19,6 +21,11 @@ description:
     the expected release. Changes nothing.
 options:
   base_urls: {description: Where the instances answer, type: list, elements: str, required: true}
+  containers:
+    description: Names of the containers behind the addresses. After a wrong answer they tell whether they ended.
+    type: list
+    elements: str
+    default: []
   bundle: {description: The bundle's directory on this host, type: path, required: true}
   release_id: {description: The release that must answer, type: str, required: true}
   device: {description: What the device reported by the service must begin with, type: str, default: ''}
@@ -36,6 +43,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+log: {description: Last lines that the containers wrote, returned: when an answer is wrong, type: list, elements: str}
 report: {description: One entry a sample and instance, returned: always, type: list, elements: dict}
 prediction: {description: The first answer's best class, returned: success, type: dict}
 device: {description: The device that the service reports, returned: success, type: str}
@@ -88,11 +96,24 @@ def check_samples(base_url: str, golden: GoldenSet, params: dict[str, Any]) -> l
     return entries
 
 
+def ends(containers: list[str]) -> list[str]:
+    """Return a sentence for each container that ended while it was asked."""
+    found = []
+    for name in containers:
+        try:
+            end = end_of(inspect_instance(name))
+        except DockerError as error:
+            end = f"it cannot be inspected ({error})"
+        found.extend([f"{name}: {end}"] if end else [])
+    return found
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "base_urls": {"type": "list", "elements": "str", "required": True},
+            "containers": {"type": "list", "elements": "str", "default": []},
             "bundle": {"type": "path", "required": True},
             "release_id": {"type": "str", "required": True},
             "device": {"type": "str", "default": ""},
@@ -117,7 +138,11 @@ def main() -> None:
         report.extend(entries)
         problems.extend(text for entry in entries for text in entry["problems"])
     if problems:
-        module.fail_json(msg="; ".join(problems), report=report)
+        module.fail_json(
+            msg="; ".join([*ends(params["containers"]), *problems]),
+            report=report,
+            log=[line for name in params["containers"] for line in last_log_lines(name)],
+        )
     module.exit_json(
         changed=False,
         report=report,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read
 from ansible.module_utils.releases import (
     Gateway,
     ReleaseError,
+    choose_strategy,
     live_instances,
     make_plan,
     previous_release,
@@ -37,6 +39,13 @@ options:
   release:
     description: A kept release to go back to, by id, or C(previous) for the one that the live release replaced.
     type: str
+  strategy:
+    description: >-
+      V(blue_green) starts the candidate beside the live release, V(recreate) in its place while requests wait; V(auto)
+      decides by the free memory of the GPUs.
+    type: str
+    choices: [auto, blue_green, recreate]
+    default: auto
 author: [The maintainers]
 """
 
@@ -86,6 +95,26 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[s
     return {**desired, "release_id": identity}
 
 
+def gpu_memory() -> dict[str, tuple[int, int]]:
+    """Return used and free MiB of each GPU by its index; nothing when nvidia-smi does not say."""
+    query = ["nvidia-smi", "--query-gpu=index,memory.used,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return {}
+    return parse_gpu_memory(done.stdout)
+
+
+def parse_gpu_memory(text: str) -> dict[str, tuple[int, int]]:
+    """Read the lines `INDEX, USED, FREE` of nvidia-smi; a GPU that reports no numbers is left out."""
+    found = {}
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 3 and all(field.isdigit() for field in fields):
+            found[fields[0]] = (int(fields[1]), int(fields[2]))
+    return found
+
+
 def describe(release: dict[str, Any]) -> str:
     """Return the lines that ``--diff`` shows for a release."""
     bundle = release.get("bundle", {})
@@ -113,6 +142,7 @@ def main() -> None:
             "map_path": {"type": "str", "required": True},
             "desired": {"type": "dict"},
             "release": {"type": "str"},
+            "strategy": {"type": "str", "choices": ["auto", "blue_green", "recreate"], "default": "auto"},
         },
         mutually_exclusive=[("desired", "release")],
         supports_check_mode=True,
@@ -143,6 +173,10 @@ def main() -> None:
             release = wanted_release(params, state_dir, str(live.get("release_id", "")))
             indices = [str(item["index"]) for item in release["settings"]["instances"]]
             plan = make_plan(release["release_id"], indices, instances, gateway)
+            if plan.rollout and not plan.first:
+                gpus = [str(item["index"]) for item in release["settings"]["instances"] if item["gpu"]]
+                memory = gpu_memory() if gpus and params["strategy"] == "auto" else {}
+                plan.strategy = choose_strategy(params["strategy"], gateway.held, gpus, memory)
             result.update(release=release, plan=asdict(plan))
             if plan.rollout:
                 # Only a dry run reports the plan as the change; a real one reports it where it happens.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,13 +38,21 @@ def photograph() -> Path:
     return ROOT / "app" / "data" / "golden" / "cat.jpg"
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Iterator[Host]:
-    """This machine with a service of the tests' own, and the small model in versions A and B; removed afterwards."""
-    machine = Host(tmp_path_factory.mktemp("host"), NAME, model_bundle_name=MODEL, model_bundle_version="A")
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Path:
+    """The small model in versions A and B."""
+    folder = tmp_path_factory.mktemp("models")
     for seed, version in enumerate("AB"):
         checkpoint = workshop.checkpoint(ARCHITECTURE, classes=67, seed=seed)
-        workshop.bundle(checkpoint, architecture=ARCHITECTURE, name=MODEL, version=version, models=machine.models)
+        workshop.bundle(checkpoint, architecture=ARCHITECTURE, name=MODEL, version=version, models=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Host]:
+    """This machine with a service of the tests' own, and both versions of the small model; removed afterwards."""
+    machine = Host(tmp_path_factory.mktemp("host"), NAME, model_bundle_name=MODEL, model_bundle_version="A")
+    shutil.copytree(models, machine.models, dirs_exist_ok=True)
     machine.remove()
     yield machine
     machine.remove()

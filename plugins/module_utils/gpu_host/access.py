@@ -48,20 +48,22 @@ _REMEDIES = {
 }
 
 
-def command(image: str, mode: str, devices: Sequence[str]) -> list[str]:
-    """Command that starts the image with GPUs as the service gets them, and runs the probe in it."""
-    if mode == "cdi":
-        gpus = [part for name in devices for part in ("--device", f"nvidia.com/gpu={name}")]
+def command(image: str, driver: str, devices: Sequence[str]) -> list[str]:
+    """Command that asks the engine for GPUs as docker-compose.gpu.yml does, and runs the probe in the image."""
+    if driver == "cdi":
+        gpus = [part for name in devices for part in ("--device", name)]
     else:
-        gpus = ["--runtime", "nvidia", "--env", f"NVIDIA_VISIBLE_DEVICES={','.join(devices)}"]
-    limits = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        # The value is a line of CSV, and the list of devices is one field of it.
+        gpus = ["--gpus", f'"device={",".join(devices)}",driver=nvidia']
+    limits = ["--network", "none", "--read-only", "--tmpfs=/tmp", "--cap-drop", "ALL"]
+    limits += ["--security-opt", "no-new-privileges"]
     script = inspect.getsource(probe)
-    return ["docker", "run", "--rm", *limits, *gpus, "--entrypoint", "python", image, "-c", script]
+    return ["docker", "run", "--rm", "--pull", "never", *limits, *gpus, "--entrypoint", "python", image, "-c", script]
 
 
-def try_access(image: str, mode: str, expected: int, run: Runner, timeout: float) -> list[Finding]:
-    """Start the image with all GPUs and judge what it found."""
-    return assess_access(run(command(image, mode, ["all"]), timeout), expected)
+def try_access(image: str, driver: str, devices: Sequence[str], run: Runner, timeout: float) -> list[Finding]:
+    """Start the image with these devices and judge what it found."""
+    return assess_access(run(command(image, driver, devices), timeout), len(devices))
 
 
 def parse_probe(text: str) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def parse_probe(text: str) -> dict[str, Any]:
 
 
 def assess_access(outcome: Outcome, expected: int) -> list[Finding]:
-    """Judge one run of the probe, on a host whose own checks found a GPU; `expected` is how many devices it has."""
+    """Judge one run of the probe, in a container that was given so many devices."""
     answer = parse_probe(outcome.out)
     if not answer:
         return [_not_started(outcome)]
@@ -99,7 +101,7 @@ def assess_access(outcome: Outcome, expected: int) -> list[Finding]:
         identifier, reason = _CUDA.get(cuda["code"], ("GPU013", "CUDA does not start in it"))
         return [_failed(identifier, reason, evidence)]
     if len(devices) < expected:
-        return [_failed("GPU018", "CUDA sees fewer devices than the host has", evidence)]
+        return [_failed("GPU018", "CUDA sees fewer devices than it was given", evidence)]
     if kernel.get("error"):
         code = "GPU009" if "no kernel image" in str(kernel["error"]) or "PTX" in str(kernel["error"]) else "GPU013"
         return [_failed(code, "CUDA starts, but nothing can be computed", f"{evidence}; {kernel['error']}")]

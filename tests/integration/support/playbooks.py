@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class Host:
             "inference_service_memory": "2g",
             # What is tested is that no request is lost, on machines that may be busy with something else.
             "inference_service_latency_budget_ms": 60000,
+            "inference_service_bake_seconds": 1,
             "model_bundle_dir": str(self.state_dir / "bundles"),
             "model_bundle_source": str(self.models),
             **variables,
@@ -76,27 +78,18 @@ class Host:
 
     def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         """Run a playbook; keyword arguments become --extra-vars. Whatever it says is in the result."""
-        connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        inventory = {"inference_hosts": {"hosts": {"localhost": {**connection, **self.variables}}}}
-        self._inventory.write_text(json.dumps(inventory))
-        command = [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            f"--inventory={self._inventory}",
-            f"playbooks/{playbook}.yml",
-            *arguments,
-        ]
-        if extra:
-            command.append(f"--extra-vars={json.dumps(extra)}")
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Run(done.returncode, done.stdout + done.stderr)
+        process = self.begin(playbook, *arguments, **extra)
+        output, _ = process.communicate()
+        return Run(process.returncode, output)
+
+    def begin(self, playbook: str, *arguments: str, **extra: Any) -> subprocess.Popen[str]:
+        """Start a playbook in a process group of its own, and return while it runs."""
+        return begin(self.command(playbook, *arguments, **extra))
+
+    def command(self, playbook: str, *arguments: str, **extra: Any) -> list[str]:
+        """Return the command that runs a playbook here, after writing the inventory that it reads."""
+        groups = {"inference_hosts": {"localhost": self.variables}}
+        return command(playbook, self._inventory, groups, *arguments, **extra)
 
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
@@ -126,12 +119,72 @@ class Host:
         """Return the records of this service, oldest first."""
         return [json.loads(path.read_text()) for path in sorted((self.state_dir / "records").glob("*.json"))]
 
+    def traces(self) -> dict[str, list[str]]:
+        """Return what the service has on this machine, colours made equal: what two clean deploys have in common."""
+
+        def plain(names: Iterable[str]) -> list[str]:
+            return sorted({re.sub(r"\b(blue|green)\b", "COLOUR", name) for name in names})
+
+        label = f"--filter=name={self.name}"
+        files = (path.relative_to(self.state_dir) for path in self.state_dir.rglob("*") if not path.is_socket())
+        return {
+            "containers": plain(f"{item['Name']} {item['State']['Status']}" for item in self.containers()),
+            "networks": plain(docker("network", "ls", "--format={{.Name}}", label).split()),
+            "volumes": plain(docker("volume", "ls", "--format={{.Name}}", label).split()),
+            # Each deploy adds a record; that it is one and no more is asserted where it matters.
+            "files": plain(str(file) for file in files if not re.match(r"records/\d{4}-", str(file))),
+        }
+
     def remove(self) -> None:
         """Remove everything that the service left on this machine."""
         self.play("teardown")
         for item in self.containers():
             docker("rm", "--force", "--volumes", item["Id"])
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def play(
+    playbook: str, inventory: Path, groups: dict[str, dict[str, dict[str, Any]]], *arguments: str, **extra: Any
+) -> Run:
+    """Run a playbook on groups of hosts that are all this machine, told apart by their variables."""
+    process = begin(command(playbook, inventory, groups, *arguments, **extra))
+    output, _ = process.communicate()
+    return Run(process.returncode, output)
+
+
+def begin(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a command in the checkout, in a process group of its own."""
+    return subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def command(
+    playbook: str, inventory: Path, groups: dict[str, dict[str, dict[str, Any]]], *arguments: str, **extra: Any
+) -> list[str]:
+    """Return the command that runs a playbook on these groups, after writing the inventory that it reads."""
+    connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    content = {
+        group: {"hosts": {name: {**connection, **variables} for name, variables in hosts.items()}}
+        for group, hosts in groups.items()
+    }
+    inventory.write_text(json.dumps(content))
+    words = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        f"--inventory={inventory}",
+        f"playbooks/{playbook}.yml",
+        *arguments,
+    ]
+    if extra:
+        words.append(f"--extra-vars={json.dumps(extra)}")
+    return words
 
 
 def docker(*arguments: str, stdin: str = "") -> str:

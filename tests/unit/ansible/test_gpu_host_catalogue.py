@@ -61,6 +61,14 @@ def by_runtime(host: Host, mode: str = "auto", toolkit: str = "1.17.8", **change
     host.write("etc/nvidia-container-runtime/config.toml", fixture(f"toolkit/config_{mode}.toml"))
 
 
+def cuda_answers(code: int, error: str = "") -> Outcome:
+    """What the probe prints where the management library is content and cuInit answers this code."""
+    answer = json.loads(fixture("probe/works.json"))
+    devices = [] if code else answer["cuda"]["devices"]
+    kernel = {"ran": 0, "error": error}
+    return Outcome(out=json.dumps({**answer, "cuda": {"code": code, "devices": devices}, "kernel": kernel}))
+
+
 class TestReports:
     @pytest.mark.parametrize(
         ("name", "driver", "cuda", "product", "memory"),
@@ -391,6 +399,7 @@ class TestHardware:
         host.answer(Outcome(out=fixture("units/fabric_manager")), "systemctl", "show", PROPERTIES, *UNITS)
         host.answer(Outcome(out="Fabric Manager version is : 550.127.08\n"), "nv-fabricmanager", "--version")
         (found,) = assess_driver(host.facts(), "auto", {})
+        assert found["id"] == "GPU019"
         assert "550.127.08 does not match driver 550.144.03" in found["summary"]
 
     @pytest.mark.parametrize(
@@ -446,6 +455,21 @@ class TestAccess:
     def test_each_answer_has_its_finding(self, name: str, identifier: str) -> None:
         assert shown(assess_access(Outcome(out=fixture(f"probe/{name}.json")), 2)) == [(identifier, "error")]
 
+    @pytest.mark.parametrize(
+        ("code", "identifier"),
+        [(35, "GPU009"), (222, "GPU009"), (804, "GPU009"), (802, "GPU019"), (803, "GPU006"), (100, "GPU013")],
+    )
+    def test_each_code_of_cuda_has_its_finding(self, code: int, identifier: str) -> None:
+        assert shown(assess_access(cuda_answers(code), 1)) == [(identifier, "error")]
+
+    def test_gpu013_a_code_that_nobody_knows(self) -> None:
+        assert shown(assess_access(cuda_answers(3), 1)) == [("GPU013", "error")]
+
+    def test_gpu013_cuda_starts_but_computes_nothing(self) -> None:
+        answer = cuda_answers(0, error="CUDA error: unspecified launch failure")
+        (found,) = assess_access(answer, 1)
+        assert (found["id"], "unspecified launch failure" in found["evidence"]) == ("GPU013", True)
+
     def test_a_container_that_computes_has_none(self) -> None:
         answer = "warning: something unimportant\n" + fixture("probe/works.json")
         assert assess_access(Outcome(out=answer), 2) == []
@@ -458,6 +482,7 @@ class TestAccess:
             ("nvidia-container-cli: initialization error: nvml error: driver/library version mismatch", "GPU006"),
             ("open /run/nvidia-persistenced/socket: no such file or directory", "GPU017"),
             ("stat /dev/nvidia-uvm: no such file or directory", "GPU015"),
+            ("docker: Error response from daemon: unknown or invalid runtime name: nvidia", "GPU010"),
             ("requirement error: unsatisfied condition: cuda>=12.4", "GPU009"),
             ("initialization error: nvml error: insufficient permissions", "GPU025"),
             ("docker: Error response from daemon: no such image", "GPU028"),
@@ -468,15 +493,28 @@ class TestAccess:
         assert shown(assess_access(Outcome(rc=125, err=said), 2)) == [(identifier, "error")]
 
     def test_it_is_started_as_the_service_is(self) -> None:
-        line = command("image:1", "cdi", ["all"])
-        assert line[line.index("--device") + 1] == "nvidia.com/gpu=all"
+        """The devices of docker-compose.gpu.yml, on the engine's command line."""
+        line = command("image:1", "cdi", ["nvidia.com/gpu=0", "nvidia.com/gpu=1"])
+        assert [line[index + 1] for index, word in enumerate(line) if word == "--device"] == [
+            "nvidia.com/gpu=0",
+            "nvidia.com/gpu=1",
+        ]
         assert "--gpus" not in line
-        assert "NVIDIA_VISIBLE_DEVICES=0,1" in command("image:1", "nvidia", ["0", "1"])
+        line = command("image:1", "nvidia", ["0", "1"])
+        assert line[line.index("--gpus") + 1] == '"device=0,1",driver=nvidia'
         compile(line[-1], "probe", "exec")
 
-    def test_the_whole_way(self, host: Host) -> None:
-        host.answer(Outcome(out=fixture("probe/lost.json")), *command("image:1", "cdi", ["all"]))
-        assert shown(try_access("image:1", "cdi", 2, host.run, 1)) == [("GPU013", "error")]
+    def test_gpu013_the_whole_way(self, host: Host) -> None:
+        devices = ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+        host.answer(Outcome(out=fixture("probe/lost.json")), *command("image:1", "cdi", devices))
+        assert shown(try_access("image:1", "cdi", devices, host.run, 1)) == [("GPU013", "error")]
+
+    def test_gpu018_a_device_is_missing(self, host: Host) -> None:
+        devices = ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+        host.answer(Outcome(out=fixture("probe/one_missing.json")), *command("image:1", "cdi", devices))
+        (found,) = try_access("image:1", "cdi", devices, host.run, 1)
+        assert found["id"] == "GPU018"
+        assert "1 of 2 devices" in found["evidence"]
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cuda": 1, "management": {}, "kernel": {}}', "[" * 100000])
     def test_what_is_no_answer(self, text: str) -> None:
@@ -530,6 +568,6 @@ def test_the_json_of_the_probe_is_one_line() -> None:
     import subprocess
     import sys
 
-    script = command("image", "cdi", ["all"])[-1]
+    script = command("image", "cdi", ["nvidia.com/gpu=all"])[-1]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["management"].keys() == {"code", "gpus"}

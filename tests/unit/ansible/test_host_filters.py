@@ -14,6 +14,7 @@ from plugins.filter.findings import (
     findings_text,
     findings_verdict,
     host_report,
+    recorded_findings,
     waive_findings,
 )
 
@@ -55,6 +56,19 @@ class TestFindings:
     def test_a_waiver_needs_an_id_and_a_reason(self, waiver: dict[str, str]) -> None:
         with pytest.raises(AnsibleFilterError, match="incomplete"):
             waive_findings([ERROR], [waiver])
+
+    def test_a_record_keeps_warnings_and_the_reasons_of_waived_errors(self) -> None:
+        waived = waive_findings([ERROR, WARNING, INFO], [{"id": "GPU006", "reason": "known"}])
+        assert recorded_findings(waived) == [
+            {
+                "id": "GPU006",
+                "severity": "error",
+                "summary": "It broke.",
+                "evidence": "version 1",
+                "waived": "known",
+            },
+            {"id": "GPU009", "severity": "warning", "summary": "Old.", "evidence": "version 2"},
+        ]
 
     def test_the_worst_comes_first(self) -> None:
         text = findings_text([INFO, WARNING, {**ERROR, "waived": "known"}])

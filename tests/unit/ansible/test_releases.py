@@ -12,6 +12,7 @@ from plugins.module_utils.docker_host import Instance, parse_instance
 from plugins.module_utils.releases import (
     Gateway,
     ReleaseError,
+    choose_strategy,
     make_plan,
     previous_release,
     read_records,
@@ -21,6 +22,7 @@ from plugins.module_utils.releases import (
     write_atomically,
     write_record,
 )
+from plugins.modules.release_facts import parse_gpu_memory
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 
@@ -109,6 +111,37 @@ class TestPlan:
     def test_a_gateway_that_is_down_will_serve_what_its_file_says(self) -> None:
         plan = make_plan(A, ["0"], [instance(A, "green")], Gateway(serving="", configured="green"))
         assert (plan.rollout, plan.colour) == (False, "green")
+
+    def test_a_run_that_died_while_it_replaced_the_instance_is_taken_up(self) -> None:
+        held = Gateway(serving="hold-blue", configured="hold-blue")
+        stopped = make_plan(B, ["0"], [instance(A, "blue", state="exited")], held)
+        assert (stopped.rollout, stopped.first, stopped.live_colour, stopped.colour) == (True, False, "blue", "green")
+        still_there = make_plan(A, ["0"], [instance(A, "blue")], held)
+        assert still_there.rollout
+        assert "waiting" in still_there.reason
+
+
+class TestStrategy:
+    @pytest.mark.parametrize(
+        ("asked", "held", "memory", "chosen"),
+        [
+            ("auto", False, {}, "blue_green"),
+            ("auto", False, {"0": (9000, 14000), "1": (9000, 14000)}, "blue_green"),
+            ("auto", False, {"0": (9000, 14000), "1": (14000, 9000)}, "recreate"),
+            # A GPU that the service does not use is nobody's concern.
+            ("auto", False, {"2": (14000, 9000)}, "blue_green"),
+            ("blue_green", False, {"0": (14000, 9000)}, "blue_green"),
+            ("recreate", False, {}, "recreate"),
+            ("blue_green", True, {}, "recreate"),
+        ],
+    )
+    def test_two_copies_where_they_fit(
+        self, asked: str, held: bool, memory: dict[str, tuple[int, int]], chosen: str
+    ) -> None:
+        assert choose_strategy(asked, held, ["0", "1"], memory) == chosen
+
+    def test_what_nvidia_smi_prints_is_read(self) -> None:
+        assert parse_gpu_memory("0, 12034, 10000\n1, [N/A], [N/A]\nNo devices\n") == {"0": (12034, 10000)}
 
 
 class TestPrevious:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import socketserver
@@ -14,11 +15,14 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleLookupError
 
+from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
+from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
 from plugins.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
 from plugins.module_utils.http_client import UnreachableError, request
+from plugins.module_utils.instance_end import describe_end, parse_ends
 from plugins.modules import bundle_facts, release_accept, release_prepare
 from plugins.modules.instance_ready import own_words
 
@@ -348,3 +352,36 @@ class TestTable:
     def test_an_empty_host_says_so(self) -> None:
         facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": [], "records": []}
         assert release_table(facts, "gpu-1")[0] == "gpu-1: nothing is live; the gateway does not answer"
+
+
+class TestEnds:
+    restarted = Instance("1", "api", "p", "r", "blue", "0", "A", "sha256:1", "running", "starting", 0, 2, "172.18.0.2")
+
+    def test_a_restarted_container_is_described_by_its_last_end_not_by_its_present_code(self) -> None:
+        code, out_of_memory = parse_ends(["die 1", "die 3"])
+        said = describe_end(self.restarted, code, out_of_memory)
+        assert said == "it keeps crashing (restarted 2 times, last exit code 3)"
+
+    def test_running_out_of_memory_names_the_variable(self) -> None:
+        said = describe_end(self.restarted, *parse_ends(["oom ", "die 137"]))
+        assert "last exit code 137: it needs more memory than inference_service_memory allows" in said
+
+    def test_a_container_that_ended_once_keeps_its_own_code(self) -> None:
+        once = dataclasses.replace(self.restarted, restarts=0, state="exited", exit_code=70)
+        assert describe_end(once, *parse_ends([])) == "it exited with code 70"
+
+
+class TestNextStep:
+    @pytest.mark.parametrize(
+        ("failure", "variable"),
+        [
+            ("Bind for 127.0.0.1:8000 failed: port is already allocated", "inference_service_port"),
+            ("listen tcp4 127.0.0.1:8000: bind: address already in use", "inference_service_port"),
+            ("it needs more memory\nthan inference_service_memory allows", "higher inference_service_memory"),
+            ("cat.jpg: 900 ms, the budget is 500 ms", "inference_service_latency_budget_ms"),
+            ("[Errno 28] No space left on device", "df -h"),
+            ("something new", "docs/TROUBLESHOOTING.md"),
+        ],
+    )
+    def test_the_step_names_what_helps(self, failure: str, variable: str) -> None:
+        assert variable in next_step(failure)

@@ -47,7 +47,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     logs = folder / "logs"
     logs.mkdir()
     with serve(
-        folder, bundle_path=bundle, release_id="release-7", log_dir=logs, max_files=4, log_level="INFO"
+        folder, bundle_path=bundle, release_id="release-7", log_dir=logs, max_files=4, log_level="INFO", decode="exact"
     ) as running:
         wait_for(running.ready)
         yield running

@@ -11,6 +11,7 @@ from app.bundle.manifest import Input
 from app.engine import Engine
 from app.errors import ServiceError
 from app.metrics import Metrics
+from tests.unit.app.support import wait_for
 
 SETTINGS = Input(
     size=(3, 2, 2), mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest", crop_pct=1.0, crop_mode="center"
@@ -49,8 +50,8 @@ class Model:
         if self.error:
             raise self.error
 
-    def batcher(self) -> Batcher:
-        return Batcher(self.engine, self.metrics, self.lost.append)
+    def batcher(self, workers: int = 1) -> Batcher:
+        return Batcher(self.engine, self.metrics, self.lost.append, workers)
 
     @property
     def depth(self) -> float:
@@ -186,3 +187,46 @@ def test_stopping_answers_what_waits_and_refuses_what_comes() -> None:
         assert [best(await first), best(await second)] == [1, 2]
 
     run(work())
+
+
+def test_free_threads_share_what_waits() -> None:
+    model = Model(max_batch=4)
+
+    async def work() -> None:
+        batcher = model.batcher(workers=2)
+        first = [asyncio.ensure_future(batcher.submit(image(number))) for number in (0, 1)]
+        await asyncio.to_thread(wait_for, lambda: len(model.batches) == 2)
+        others = [asyncio.ensure_future(batcher.submit(image(number))) for number in range(2, 8)]
+        await settle()
+        model.gate.set()
+        assert [best(result) for result in await asyncio.gather(*first, *others)] == list(range(8))
+        batcher.stop()
+
+    run(work())
+    assert sorted(number for batch in model.batches for number in batch) == list(range(8))
+    # Two forwards ran at the same time before the gate opened.
+    assert [len(batch) for batch in model.batches[:2]] == [1, 1]
+    assert max(len(batch) for batch in model.batches) <= 4
+
+
+@pytest.mark.parametrize(("together", "alone"), [(1, True), (3, False)])
+def test_only_an_image_that_is_alone_gets_every_core(together: int, alone: bool) -> None:
+    model = Model(max_batch=1)
+    asked: list[bool] = []
+
+    class Asked(Engine):
+        def use_threads(self, *, alone: bool) -> None:
+            asked.append(alone)
+
+    model.engine.__class__ = Asked
+
+    async def work() -> None:
+        batcher = model.batcher(workers=2)
+        waiting = [asyncio.ensure_future(batcher.submit(image(number))) for number in range(together)]
+        await asyncio.to_thread(wait_for, lambda: len(asked) == min(together, 2))
+        model.gate.set()
+        await asyncio.gather(*waiting)
+        batcher.stop()
+
+    run(work())
+    assert asked[-1 if alone else 1] == alone

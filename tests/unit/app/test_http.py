@@ -238,6 +238,8 @@ def test_the_model_describes_itself(server: Server, bundle: Path) -> None:
     assert info["release"] == "release-7"
     assert info["class_names"] == [f"class {number}" for number in range(CLASSES)]
     assert set(info) >= {"performance_metrics", "speed_metrics"}
+    assert (info["precision"], info["folded"]) == ("fp32", True)
+    assert set(info["load_phases"]) == {"import", "weights", "engine", "warm_up"}
     classes = server.get("/api/v1/model/classes").json()
     assert classes["num_classes"] == CLASSES
     assert classes["classes"][3] == {"id": 3, "name": "class 3"}
@@ -307,11 +309,11 @@ def test_many_at_once_each_get_their_own_answer(server: Server) -> None:
     assert not wrong
 
 
-def test_a_client_that_leaves_during_its_upload_gives_its_place_back(server: Server) -> None:
+def test_a_client_that_leaves_during_its_upload_is_forgotten(server: Server) -> None:
     upload = server.begin_upload(CAT.read_bytes(), sent=1000)
-    wait_for(lambda: server.metric("inference_images_admitted") == 1)
+    wait_for(lambda: server.metric("inference_http_requests_in_flight") == 1)
     upload.close()
-    wait_for(lambda: server.metric("inference_images_admitted") == 0)
+    wait_for(lambda: server.metric("inference_http_requests_in_flight") == 0)
 
 
 def test_what_is_not_http_does_not_hurt(server: Server) -> None:

@@ -173,3 +173,43 @@ def test_a_phones_jpeg_with_a_second_picture_inside_is_a_jpeg() -> None:
     target = io.BytesIO()
     Image.new("RGB", (64, 48)).save(target, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 12))])
     assert decode(target.getvalue()).format == "JPEG"
+
+
+LARGE = Input(size=(3, 64, 64), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=0.875, crop_mode="center")
+
+
+def photograph(side: int = 4) -> bytes:
+    """The cat, enlarged."""
+    target = io.BytesIO()
+    image = Image.open(CAT).convert("RGB")
+    image.resize((image.width * side, image.height * side), Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
+    return target.getvalue()
+
+
+def test_fast_decodes_a_large_jpeg_smaller_and_nearly_as_exact_does() -> None:
+    content = photograph()
+    decoded: list[tuple[int, int]] = []
+    fast = Decoder(LARGE, 50_000_000, "fast")
+    first = fast._steps[0]
+
+    def noting(image: Image.Image) -> Image.Image:
+        decoded.append(image.size)
+        resized: Image.Image = first(image)
+        return resized
+
+    fast._steps = [noting, *fast._steps[1:]]
+    small, full = fast.decode(content), decode(content, LARGE, 50_000_000)
+    width, height = Image.open(io.BytesIO(content)).size
+    assert decoded[0][0] <= width // 4
+    # Never below what the resize needs.
+    assert min(decoded[0]) >= 2 * 64
+    assert (small.width, small.height) == (full.width, full.height) == (width, height)
+    assert (small.pixels.float() - full.pixels.float()).abs().mean() < 2
+
+
+@pytest.mark.parametrize(
+    "content", [picture(size=(120, 100)), picture(size=(900, 900), kind="PNG")], ids=["small", "png"]
+)
+def test_fast_changes_nothing_for_other_pictures(content: bytes) -> None:
+    fast = Decoder(LARGE, 50_000_000, "fast").decode(content)
+    assert torch.equal(fast.pixels, decode(content, LARGE, 50_000_000).pixels)

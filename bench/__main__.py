@@ -1,0 +1,60 @@
+"""`python3 -m bench COMMAND`: measure the service on this machine; needs Docker and an image of the service."""
+
+import argparse
+
+from bench import agree, compare, machine, overload, slow, start
+from bench.compare import PHOTOS
+
+
+def main() -> None:
+    """Build the image of the measurements, prepare models and photographs, and run one command."""
+    options = _parser().parse_args()
+    image = machine.build(options.image)
+    machine.DATA.mkdir(exist_ok=True)
+    machine.DATA.chmod(0o777)
+    machine.python(image, "-m", "bench.prepare", "/data", options.model)
+    if options.command == "compare":
+        cells = [(photo, int(clients)) for photo, clients in (cell.split(":") for cell in options.cells.split(","))]
+        compare.run(image, options.model, options.servers.split(","), cells, options.rounds, options.seconds)
+    elif options.command == "overload":
+        overload.run(image, options.model, options.clients, options.seconds)
+    elif options.command == "slow":
+        slow.run(image, options.model, options.clients, options.seconds)
+    elif options.command == "start":
+        start.run(options.image, options.before, options.model, options.rounds)
+    else:
+        agree.run(image, options.bundle, options.photographs)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
+    parser.add_argument("--image", default="cat-breeds-api:cpu", help="image of the service (default: %(default)s)")
+    parser.add_argument("--model", default="mobilenetv3_small_050", help="timm architecture (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("compare", help="beside other servers and the limits of the machine")
+    command.add_argument("--servers", default="ours,mosec,litserve,inline", help="also mosec+folded, mosec+batch=8+wait=2")
+    command.add_argument("--cells", default=",".join(f"{PHOTOS[0]}:{n}" for n in (1, 8, 64)) + f",{PHOTOS[1]}:8")
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--seconds", type=int, default=7)
+
+    command = commands.add_parser("overload", help="many more clients than it can serve")
+    command.add_argument("--clients", type=int, default=256)
+    command.add_argument("--seconds", type=int, default=60)
+
+    command = commands.add_parser("slow", help="clients that upload a byte a second, beside normal ones")
+    command.add_argument("--clients", type=int, default=200)
+    command.add_argument("--seconds", type=int, default=7)
+
+    command = commands.add_parser("start", help="from the start of the container to ready")
+    command.add_argument("--before", required=True, help="image of the version to compare with")
+    command.add_argument("--rounds", type=int, default=3)
+
+    command = commands.add_parser("agree", help="what fast decoding and reduced precision change")
+    command.add_argument("--bundle", required=True, help="directory of a bundle with real weights")
+    command.add_argument("--photographs", help="directory of photographs (default: those of scikit-image, scikit-learn)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Inside the image: `agreement BUNDLE PHOTOGRAPHS` compares every mode with the reference that it replaces."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from app.bundle import verify
+from app.engine import Engine
+from app.imaging import Decoder, Mode
+from app.precision import Precision
+
+# Short sides of what is sent: the size of the web, of small cameras and of phones.
+SHORT_SIDES = (375, 900, 3000)
+CUTS = 3
+LARGEST = 50_000_000
+FORMATS = (".jpg", ".jpeg", ".png", ".tiff")
+
+
+def jpegs(folder: Path) -> Iterator[bytes]:
+    """Cuts of every photograph, brought to sizes that cameras deliver, as JPEG files of several qualities."""
+    chance = np.random.default_rng(0)
+    for path in sorted(path for path in folder.iterdir() if path.suffix in FORMATS):
+        photo = Image.open(path)
+        # Masks, drawings and data: not photographs.
+        if min(photo.size) < 200 or photo.mode not in ("RGB", "L", "RGBA"):
+            continue
+        photo = photo.convert("RGB")
+        for side in SHORT_SIDES:
+            for _ in range(CUTS):
+                share = chance.uniform(0.6, 1)
+                width, height = round(photo.width * share), round(photo.height * share)
+                left, top = (int(chance.integers(0, room + 1)) for room in (photo.width - width, photo.height - height))
+                scale = side / min(width, height)
+                size = (round(width * scale), round(height * scale))
+                cut = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+                target = io.BytesIO()
+                cut.save(target, "JPEG", quality=int(chance.choice((75, 85, 95))))
+                yield target.getvalue()
+
+
+class Probabilities:
+    """The probabilities of every class, as one mode computes them."""
+
+    def __init__(self, folder: Path, decode: Mode, precision: Precision) -> None:
+        verified = verify.verify(folder)
+        settings = verified.manifest.input
+        self.engine = Engine(verified.module, settings, verified.manifest.activation, "cpu", 1, precision)
+        self.engine.optimise()
+        self.decoder = Decoder(settings, LARGEST, decode)
+
+    def __call__(self, content: bytes) -> dict[int, float]:
+        """The best classes of one file."""
+        ranking = self.engine.predict([self.decoder.decode(content).pixels])[0]
+        return dict(zip(ranking.class_ids, ranking.probabilities, strict=True))
+
+
+class Timm:
+    """The reference: timm's own transform and the module as timm builds it, one picture at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        verified = verify.verify(folder)
+        settings = verified.manifest.input
+        self.module = verified.module
+        self.transform = create_transform(
+            settings.size,
+            is_training=False,
+            interpolation=settings.interpolation,
+            mean=settings.mean,
+            std=settings.std,
+            crop_pct=settings.crop_pct,
+            crop_mode=settings.crop_mode,
+        )
+
+    def __call__(self, content: bytes) -> dict[int, float]:
+        """The probability of every class."""
+        with torch.inference_mode():
+            batch = self.transform(Image.open(io.BytesIO(content)).convert("RGB")).unsqueeze(0)
+            return dict(enumerate(self.module(batch).softmax(1)[0].tolist()))
+
+
+def changes(reference: dict[int, float], found: dict[int, float]) -> tuple[bool, float]:
+    """Whether the best class is the same, and the largest change among the best classes that both know."""
+    same = max(reference, key=lambda name: reference[name]) == max(found, key=lambda name: found[name])
+    return same, max(abs(reference[name] - found[name]) for name in reference.keys() & found.keys())
+
+
+def main() -> None:
+    """Print one row per mode as JSON."""
+    bundle, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    timm = Timm(bundle)
+    modes = {
+        "exact, fp32": Probabilities(bundle, "exact", "fp32"),
+        "fast, fp32": Probabilities(bundle, "fast", "fp32"),
+        "exact, bf16": Probabilities(bundle, "exact", "bf16"),
+        "fast, bf16": Probabilities(bundle, "fast", "bf16"),
+    }
+    seen: dict[str, list[tuple[bool, float]]] = {name: [] for name in modes}
+    for content in jpegs(folder):
+        expected = timm(content)
+        for name, mode in modes.items():
+            seen[name].append(changes(expected, mode(content)))
+    rows = [
+        {
+            "mode": name,
+            "photographs": len(pairs),
+            "top1": sum(same for same, _ in pairs) / len(pairs),
+            "largest": max(change for _, change in pairs),
+            "mean": sum(change for _, change in pairs) / len(pairs),
+        }
+        for name, pairs in seen.items()
+    ]
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The limits of this machine, inside the image: the forward alone and the decode alone, on every core."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from app import cpus
+from app.bundle import verify
+from app.engine import Engine
+from app.imaging import Decoder, Mode
+
+BATCH = 4
+
+
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Images a second of work done by one thread per core."""
+    totals: list[float] = []
+
+    def loop() -> None:
+        torch.set_num_threads(1)
+        work()
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            done += work()
+        totals.append(done / (time.perf_counter() - started))
+
+    threads = [threading.Thread(target=loop) for _ in range(cpus.available())]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(totals)
+
+
+def _forward(engine: Engine, images: list[torch.Tensor]) -> int:
+    return len(engine.predict(images))
+
+
+def _decode(decoder: Decoder, photo: bytes) -> int:
+    return bool(decoder.decode(photo))
+
+
+def main() -> None:
+    """Print the rates of one bundle and one photograph as JSON."""
+    bundle, photo, seconds = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), float(sys.argv[3])
+    verified = verify.verify(bundle)
+    settings = verified.manifest.input
+    result: dict[str, float] = {}
+    for name in ("eager", "folded"):
+        engine = Engine(verified.module, settings, "softmax", "cpu", BATCH)
+        if name == "folded":
+            engine.optimise()
+        images = [torch.zeros(settings.size, dtype=torch.uint8)] * BATCH
+        result[f"forward_{name}"] = rate(partial(_forward, engine, images), seconds)
+    modes: tuple[Mode, ...] = ("exact", "fast")
+    for mode in modes:
+        decoder = Decoder(settings, 50_000_000, mode)
+        result[f"decode_{mode}"] = rate(partial(_decode, decoder, photo), seconds)
+    result["both_usual"] = 1 / (1 / result["forward_eager"] + 1 / result["decode_exact"])
+    result["both_ours"] = 1 / (1 / result["forward_folded"] + 1 / result["decode_fast"])
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

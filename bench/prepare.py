@@ -1,0 +1,52 @@
+"""Inside the image: models with random weights (always the same), and photographs, as one folder of files."""
+
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+
+from app.bundle.__main__ import main as bundle
+
+SIZES = ((500, 375), (4000, 3000))
+# The file of 500x375 is as large as a photograph from a camera or the web: some 58 KB.
+LARGEST_SMALL = 58_000
+PHOTOGRAPH = Path("/app/app/data/golden/coffee.jpg")
+
+
+def main() -> None:
+    """Write what is missing: `prepare.py FOLDER MODEL…`."""
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        target = folder / "models" / name / "1"
+        if target.exists():
+            continue
+        checkpoint = folder / f"{name}.pth"
+        torch.manual_seed(0)
+        torch.save(timm.create_model(name).state_dict(), checkpoint)
+        code = bundle(
+            ["create", "--checkpoint", str(checkpoint), "--architecture", name, "--name", name, "--version", "1"]
+            + ["--output", str(folder / "models")]
+        )
+        if code:
+            raise SystemExit(code)
+    photograph = Image.open(PHOTOGRAPH).convert("RGB")
+    for width, height in SIZES:
+        path = folder / f"{width}x{height}.jpg"
+        resized = photograph.resize((width, height), Image.Resampling.BICUBIC)
+        quality = 96
+        resized.save(path, quality=quality)
+        while width == SIZES[0][0] and path.stat().st_size > LARGEST_SMALL:
+            quality -= 1
+            resized.save(path, quality=quality)
+        if width != SIZES[0][0]:
+            resized.save(path, quality=90)
+        path.with_suffix(".lua").write_text(
+            f'local f = io.open("/data/{path.name}", "rb")\n'
+            'wrk.method = "POST"\nwrk.body = f:read("*a")\nwrk.headers["Content-Type"] = "image/jpeg"\n'
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Slow clients: many that upload a byte a second, and what that does to the others."""
+
+from bench import figures, machine, servers
+from bench.figures import Figure
+from bench.machine import DATA, docker
+
+PHOTO = "500x375"
+ROUNDS = 3
+NORMAL = (1, 8)
+
+
+def run(image: str, model: str, count: int, seconds: int) -> None:
+    """Load the service alternately with and without the slow clients beside."""
+    server = servers.ours(model)
+    found: dict[tuple[bool, int], list[Figure]] = {}
+    with servers.running(server, image):
+        servers.load(server, image, PHOTO, max(NORMAL), seconds)  # warm
+        for _ in range(ROUNDS):
+            for beside in (False, True):
+                uploader = _start(image, server, count) if beside else None
+                try:
+                    for clients in NORMAL:
+                        found.setdefault((beside, clients), []).append(
+                            servers.load(server, image, PHOTO, clients, seconds)
+                        )
+                finally:
+                    if uploader:
+                        docker("rm", "-f", uploader)
+    rows = []
+    for clients in NORMAL:
+        alone, beside_slow = (figures.median(found[beside, clients]) for beside in (False, True))
+        rows.append(
+            [
+                str(clients),
+                f"{alone.rate:.1f}/s, {alone.p50_ms:.1f} ms",
+                f"{beside_slow.rate:.1f}/s, {beside_slow.p50_ms:.1f} ms",
+                f"{beside_slow.rate / alone.rate - 1:+.1%}, {beside_slow.p50_ms / alone.p50_ms - 1:+.1%}",
+            ]
+        )
+    body = figures.table(["clients", "alone", f"beside {count} slow ones", "change of rate, of latency"], rows)
+    body += f"\n\nMedians of {ROUNDS} interleaved rounds of {seconds} s; {machine.description()}."
+    figures.record(f"Slow clients, {model}", body)
+
+
+def _start(image: str, server: servers.Server, count: int) -> str:
+    return docker(
+        *("run", "-d", "--network", "host", "-v", f"{DATA}:/data:ro", image, "python", "-m", "bench.clients", "slow"),
+        *("--port", str(servers.PORT), "--path", server.path, "--photograph", f"/data/{PHOTO}.jpg"),
+        *("--clients", str(count), "--seconds", "600"),
+    )

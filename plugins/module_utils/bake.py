@@ -1,0 +1,142 @@
+"""The bake: a new release is judged by the gateway's counters since the switch, against the former one."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.haproxy_runtime import live_colour, read_map_file, servers_down, set_live_colour, statistics
+from ansible.module_utils.releases import COLOURS, read_json, write_atomically
+
+NOTE = "switch.json"
+# One error in a hundred more than the former release had is one too many.
+MORE_ERRORS = 0.01
+# Three times the former release's time, and a quarter of a second on top, is too slow.
+SLOWER, SLOWER_MS = 3, 250
+# So few answers say nothing about how fast a release is.
+ENOUGH_FOR_LATENCY = 20
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the gateway counted for one colour since it started."""
+
+    requests: int
+    errors: int
+    milliseconds: int
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the requests that ended with a 5xx, whoever gave it."""
+        return self.errors / self.requests if self.requests else 0.0
+
+    def since(self, before: Counters) -> Counters:
+        """Return what was counted after before; a gateway that was restarted meanwhile counts from zero."""
+        if self.requests < before.requests or self.errors < before.errors:
+            return self
+        return Counters(self.requests - before.requests, self.errors - before.errors, self.milliseconds)
+
+
+def read_counters(admin_socket: Path, colour: str) -> Counters:
+    """Ask the gateway for one colour's counters."""
+    rows = statistics(admin_socket, f"bk_{colour}")
+    total: dict[str, str] = next((row for row in rows if row["svname"] == "BACKEND"), {})
+    answers = [int(total.get(f"hrsp_{kind}") or 0) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")]
+    return Counters(sum(answers), answers[4], int(total.get("rtime") or 0))
+
+
+def judge(counted: Counters, former: Counters, down: dict[str, str], final: bool) -> str:
+    """Return what is wrong with the new release, or ''; before the end only what waiting cannot make better counts."""
+    if down:
+        return f"the gateway lost instance {', '.join(sorted(down))}: it no longer answers /health/ready"
+    if counted.error_rate > former.error_rate + MORE_ERRORS and (final or counted.errors >= 3):
+        return (
+            f"{counted.errors} of {counted.requests} requests ended with a 5xx "
+            f"(the release before: {former.error_rate:.1%})"
+        )
+    slow = former.milliseconds * SLOWER + SLOWER_MS
+    if final and min(counted.requests, former.requests) >= ENOUGH_FOR_LATENCY and counted.milliseconds > slow:
+        return f"an answer takes {counted.milliseconds} ms, with the release before it took {former.milliseconds} ms"
+    return ""
+
+
+def set_live(state_dir: Path, map_path: str, colour: str) -> None:
+    """Send new requests to the colour: the map file first, so that a gateway that restarts comes up with it."""
+    write_atomically(state_dir / "conf" / "live.map", f"live {colour}\n")
+    set_live_colour(state_dir / "run" / "admin.sock", map_path, colour)
+
+
+def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> tuple[str, bool]:
+    """Make the colour live; return the colour that was, and whether anything changed.
+
+    With bake a note is left first: as long as it is there, the live release has not proved itself.
+    """
+    admin_socket, note = state_dir / "run" / "admin.sock", state_dir / NOTE
+    previous = live_colour(admin_socket, map_path)
+    if previous == colour and read_map_file(state_dir / "conf" / "live.map") == colour:
+        return previous, False
+    if bake and previous in COLOURS and previous != colour:
+        content = {"from": previous, "to": colour, "at": time.time()}
+        content["before"] = vars(read_counters(admin_socket, colour))
+        content["former"] = vars(read_counters(admin_socket, previous))
+        write_atomically(note, json.dumps(content) + "\n")
+    else:
+        note.unlink(missing_ok=True)
+    set_live(state_dir, map_path, colour)
+    return previous, True
+
+
+def counters_of(content: dict[str, Any]) -> Counters:
+    """Return the counters of a note."""
+    return Counters(content["requests"], content["errors"], content["milliseconds"])
+
+
+def pending(state_dir: Path, colour: str) -> dict[str, Any]:
+    """Return the note of a switch to the colour whose bake has not ended, or nothing."""
+    if not (state_dir / NOTE).is_file():
+        return {}
+    note = read_json(state_dir / NOTE)
+    return note if note.get("to") == colour else {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a bake ended: the reason to go back or '', what was counted, and whether the former colour serves again."""
+
+    reason: str = ""
+    former: str = ""
+    went_back: bool = False
+    requests: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+
+def bake(state_dir: Path, map_path: str, colour: str, servers: list[str], seconds: float) -> Outcome:
+    """Watch the live colour for what is left of the time; go back to the former one when it fails."""
+    note = pending(state_dir, colour)
+    if not note:
+        return Outcome()
+    admin_socket = state_dir / "run" / "admin.sock"
+    before, former = counters_of(note["before"]), counters_of(note["former"])
+    # After a reboot the clock may have jumped; a bake never lasts longer than it was asked to.
+    deadline = time.monotonic() + min(seconds, max(0.0, note["at"] + seconds - time.time()))
+    started, counted, reason = time.monotonic(), Counters(0, 0, 0), ""
+    while not reason:
+        final = time.monotonic() >= deadline
+        counted = read_counters(admin_socket, colour).since(before)
+        down = servers_down(admin_socket, f"bk_{colour}", set(servers))
+        reason = judge(counted, former, down, final)
+        if final:
+            break
+        time.sleep(0.1)
+    former_up = any(row["status"].startswith("UP") for row in statistics(admin_socket, f"bk_{note['from']}"))
+    # Nothing is won by going back to a release that is gone.
+    went_back = bool(reason) and former_up
+    if went_back:
+        set_live(state_dir, map_path, note["from"])
+    (state_dir / NOTE).unlink()
+    took = round(time.monotonic() - started, 2)
+    return Outcome(reason, note["from"], went_back, counted.requests, counted.errors, took)

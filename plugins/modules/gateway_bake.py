@@ -1,0 +1,78 @@
+#!/usr/bin/python
+"""Ansible module: watch a new release through the gateway's counters, and go back by itself when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ansible.module_utils.bake import bake
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle
+from ansible.module_utils.releases import ReleaseError
+
+DOCUMENTATION = r"""
+module: gateway_bake
+short_description: Judge the live release by the gateway's counters
+description:
+  - Needs the note that M(gateway_switch) left; without one there is nothing to watch. Compares 5xx answers and time
+    with the release before, and sees a lost instance. On failure the former colour, still warm, is made live again.
+options:
+  state_dir: {description: The gateway's directory on the host, type: path, required: true}
+  map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
+  colour: {description: The colour to judge, type: str, required: true}
+  servers: {description: Names of its servers, type: list, elements: str, required: true}
+  drain: {description: Seconds to wait for its requests after going back, type: int, default: 30}
+  seconds: {description: How long to watch after the switch, type: int, default: 10}
+author: [The maintainers]
+"""
+
+EXAMPLES = r"""
+- name: Bake green
+  gateway_bake:
+    state_dir: /var/lib/cat-breeds-api/gateway
+    map_path: /etc/haproxy/conf/live.map
+    colour: green
+    servers: ["0"]
+"""
+
+RETURN = r"""
+requests: {description: Requests that the release got meanwhile, returned: always, type: int}
+errors: {description: How many of them ended with a 5xx, returned: always, type: int}
+seconds: {description: How long it was watched, returned: always, type: float}
+former: {description: The colour that was live before, returned: always, type: str}
+went_back: {description: Whether the former colour serves again, returned: always, type: bool}
+"""
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state_dir": {"type": "path", "required": True},
+            "map_path": {"type": "str", "required": True},
+            "colour": {"type": "str", "required": True},
+            "servers": {"type": "list", "elements": "str", "required": True},
+            "seconds": {"type": "int", "default": 10},
+            "drain": {"type": "int", "default": 30},
+        },
+        supports_check_mode=False,
+    )
+    params = module.params
+    try:
+        outcome = bake(
+            Path(params["state_dir"]), params["map_path"], params["colour"], params["servers"], params["seconds"]
+        )
+        if outcome.went_back:
+            wait_until_idle(Path(params["state_dir"]) / "run" / "admin.sock", f"bk_{params['colour']}", params["drain"])
+    except (GatewayError, ReleaseError, OSError, KeyError) as error:
+        module.fail_json(msg=f"The new release could not be watched through the gateway: {error}")
+    result = asdict(outcome)
+    if outcome.reason:
+        kept = "" if outcome.went_back else ". The release before is not up, so the gateway was not switched back"
+        module.fail_json(msg=f"{outcome.reason}{kept}", **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

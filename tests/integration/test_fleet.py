@@ -1,0 +1,173 @@
+"""Three hosts in one inventory: canary, batches, and what is said when the roll stops.
+
+Each host is a service of its own on this machine's engine; the tests run in the order of the file.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import ARCHITECTURE, MODEL, NAME
+from tests.integration.support.bundles import Workshop
+from tests.integration.support.load import LoadClient
+from tests.integration.support.playbooks import Host, Run, docker, free_port, play
+
+
+class Fleet:
+    """Hosts that one run deploys to."""
+
+    def __init__(self, folder: Path, hosts: dict[str, Host]) -> None:
+        self.hosts = hosts
+        self.balancer: dict[str, Any] = {"gateway_port": free_port(), "inference_service_name": NAME}
+        self.balancer |= {"inference_service_state_dir": str(folder / "balancer")}
+        self._inventory = folder / "fleet.json"
+
+    def play(self, playbook: str, *arguments: str, **extra: Any) -> Run:
+        hosts = {name: host.variables for name, host in self.hosts.items()}
+        groups = {"inference_hosts": hosts, "load_balancers": {"balancer": self.balancer}}
+        return play(playbook, self._inventory, groups, *arguments, deploy_pause_seconds=1, **extra)
+
+    @property
+    def port(self) -> int:
+        """Where the load balancer answers."""
+        return int(self.balancer["gateway_port"])
+
+    def remove(self) -> None:
+        self.play("teardown")
+        for host in self.hosts.values():
+            host.remove()
+
+    def instances(self) -> dict[str, str]:
+        return {name: host.instance()["Id"] for name, host in self.hosts.items()}
+
+
+def summary(run: Run) -> dict[str, list[str]]:
+    """Return the columns of the closing table by host."""
+    table = run.output.rpartition("FLEET *")[2].splitlines()[2:]
+    columns = [re.split(r"\s{2,}", line.strip()) for line in table if line.strip()]
+    return {line[0]: line[1:] for line in columns}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Iterator[Fleet]:
+    """Three hosts, and the small model in versions A and B; removed afterwards."""
+    folder = tmp_path_factory.mktemp("fleet")
+    bridge = docker("network", "inspect", "bridge", "--format={{(index .IPAM.Config 0).Gateway}}").strip()
+    hosts = {
+        f"host-{number}": Host(
+            folder / f"host-{number}",
+            f"{NAME}-{number}",
+            model_bundle_name=MODEL,
+            model_bundle_version="A",
+            model_bundle_source=str(folder / "models"),
+            # The address of the engine's own bridge: containers reach it, other machines do not.
+            inference_service_bind=bridge,
+            deploy_address=bridge,
+        )
+        for number in (1, 2, 3)
+    }
+    for seed, version in enumerate("AB"):
+        checkpoint = workshop.checkpoint(ARCHITECTURE, classes=67, seed=seed)
+        workshop.bundle(checkpoint, architecture=ARCHITECTURE, name=MODEL, version=version, models=folder / "models")
+    made = Fleet(folder, hosts)
+    made.remove()
+    yield made
+    made.remove()
+
+
+def test_the_first_deploy_reaches_every_host(fleet: Fleet) -> None:
+    run = fleet.play("deploy", deploy_batch="100%")
+    assert run.code == 0, run.output[-6000:]
+    assert {host: (model, device, state) for host, (_, model, device, state) in summary(run).items()} == dict.fromkeys(
+        fleet.hosts, (f"{MODEL} A", "cpu", "updated")
+    )
+
+
+def test_a_canary_that_fails_leaves_the_others_untouched(fleet: Fleet, photograph: Path) -> None:
+    before = fleet.instances()
+    with LoadClient(fleet.port, photograph) as client:
+        run = fleet.play("deploy", model_bundle_version="B", inference_service_env={"API_MAX_BATCH": "many"})
+    assert run.code != 0
+    assert client.failures == []
+    assert fleet.instances() == before
+    table = summary(run)
+    assert [table[host][-1] for host in fleet.hosts] == ["failed, kept", "untouched", "untouched"]
+    assert {columns[1] for columns in table.values()} == {f"{MODEL} A"}
+    assert [len(host.records()) for host in fleet.hosts.values()] == [2, 1, 1]
+
+
+def test_a_host_that_is_not_fit_stops_the_run_before_any_is_changed(fleet: Fleet) -> None:
+    before = fleet.instances()
+    last = fleet.hosts["host-3"]
+    last.variables["nvidia_driver_gpu"] = "required"
+    run = fleet.play("deploy", model_bundle_version="B")
+    last.variables["nvidia_driver_gpu"] = "absent"
+    assert run.code != 0
+    assert fleet.instances() == before
+    assert [columns[-1] for columns in summary(run).values()] == ["untouched", "untouched", "failed, kept"]
+
+
+def test_an_update_goes_through_the_batches_and_loses_nothing(fleet: Fleet, photograph: Path) -> None:
+    with LoadClient(fleet.port, photograph) as client:
+        run = fleet.play("deploy", model_bundle_version="B", deploy_batch=2)
+    assert run.code == 0, run.output[-6000:]
+    assert client.failures == []
+    assert client.model_versions == ["A", "B"]
+    assert [columns[1:] for columns in summary(run).values()] == [[f"{MODEL} B", "cpu", "updated"]] * 3
+    finished = [host.records()[-1]["finished"] for host in fleet.hosts.values()]
+    assert finished[0] < min(finished[1:])
+
+
+def test_a_rerun_changes_nothing(fleet: Fleet) -> None:
+    run = fleet.play("deploy", model_bundle_version="B")
+    assert (run.code, run.changed) == (0, 0), run.output[-6000:]
+    assert {columns[-1] for columns in summary(run).values()} == {"unchanged"}
+
+
+def test_a_host_that_dies_costs_no_request(fleet: Fleet, photograph: Path) -> None:
+    """Its containers are killed in mid-roll, while the first host is being updated."""
+    dead = fleet.hosts["host-3"]
+    with LoadClient(fleet.port, photograph, 0) as client, futures.ThreadPoolExecutor() as pool:
+        rolling = pool.submit(fleet.play, "deploy", model_bundle_version="A")
+        while fleet.hosts["host-1"].records()[-1]["bundle"]["version"] != "A":
+            assert not rolling.done(), rolling.result().output[-6000:]
+            time.sleep(0.2)
+        docker("kill", *(item["Id"] for item in dead.containers()))
+        run = rolling.result()
+    assert client.failures == []
+    assert run.code == 0, run.output[-6000:]
+    assert [columns[1] for columns in summary(run).values()] == [f"{MODEL} A"] * 3
+    rerun = fleet.play("deploy", model_bundle_version="A")
+    assert (rerun.code, rerun.changed) == (0, 0), rerun.output[-6000:]
+
+
+def test_a_host_that_vanishes_from_the_network_costs_no_request(fleet: Fleet, photograph: Path) -> None:
+    """Its packets are lost, so nothing tells the load balancer that the connection is dead."""
+    host = fleet.hosts["host-2"]
+    gateway = f"{host.name}-gateway"
+    with LoadClient(fleet.port, photograph, 0) as client:
+        docker("network", "disconnect", host.name, gateway)
+        time.sleep(15)
+        docker("network", "connect", host.name, gateway)
+        time.sleep(3)
+    assert client.failures == []
+    assert max(answer.seconds for answer in client.answers) > 1
+
+
+def test_a_rollback_takes_the_same_way(fleet: Fleet) -> None:
+    run = fleet.play("rollback")
+    assert run.code == 0, run.output[-6000:]
+    assert [columns[1:] for columns in summary(run).values()] == [[f"{MODEL} B", "cpu", "updated"]] * 3
+
+
+def test_the_status_of_a_fleet_is_one_table(fleet: Fleet) -> None:
+    run = fleet.play("status")
+    assert run.code == 0, run.output[-6000:]
+    assert [columns[1] for columns in summary(run).values()] == [f"{MODEL} B"] * 3

@@ -1,0 +1,128 @@
+"""A run that is killed at any task loses no request, and the next one leaves what a clean run leaves.
+
+Each round kills an update, the whole process tree at once, and lets the same update run to its end. By default the
+points are those at which the host differs from the point before; INFERENCE_TEST_KILLS=all takes every task.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import MODEL
+from tests.integration.support.interruption import Task, WatchedRun
+from tests.integration.support.load import LoadClient
+from tests.integration.support.playbooks import Host
+
+EVERY_TASK = os.environ.get("INFERENCE_TEST_KILLS") == "all"
+# A long task is not done at once: what is there in its middle is another state of the host.
+LONG_TASKS = ("Start_candidate | Start its containers", "Start_candidate | Wait until its model is loaded")
+
+
+class Releases:
+    """The two releases between which a host goes back and forth."""
+
+    def __init__(self, host: Host) -> None:
+        host.deploy()
+        host.deploy(model_bundle_version="B")
+        self.host = host
+        self._ids = {record["bundle"]["version"]: record["release_id"] for record in host.records()}
+        # Both colours have run by now, so this is what every clean update leaves.
+        self.clean = host.traces()
+
+    @property
+    def live(self) -> str:
+        """The version that serves."""
+        version: str = self.host.instance()["Config"]["Labels"]["inference-service.bundle-version"]
+        return version
+
+    @property
+    def next(self) -> str:
+        """The version that does not serve."""
+        return "A" if self.live == "B" else "B"
+
+    def update(self, version: str) -> list[str]:
+        """Return the command that makes the version live."""
+        return self.host.command("rollback", inference_service_release=self._ids[version])
+
+    def converge(self, folder: Path, version: str) -> None:
+        """Run the update to its end and once more: the second changes nothing, and nothing is left over."""
+        run = WatchedRun(self.host, folder, self.update(version)).finish()
+        assert run.code == 0, run.output[-6000:]
+        again = WatchedRun(self.host, folder, self.update(version)).finish()
+        assert (again.code, again.changed) == (0, 0), again.output[-6000:]
+        assert self.live == version
+        assert self.host.traces() == self.clean
+        record = self.host.records()[-1]
+        assert (record["release_id"], record["result"]) == (self._ids[version], "ok")
+
+
+@pytest.fixture(scope="module")
+def releases(host: Host) -> Releases:
+    return Releases(host)
+
+
+def points(tasks: list[Task]) -> Iterator[Task]:
+    """Yield the tasks after which to kill, the last one apart: a run that is over cannot be killed."""
+    yield from (task for task in tasks[:-1] if EVERY_TASK or task.changed)
+
+
+def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
+    releases: Releases, photograph: Path, tmp_path: Path
+) -> None:
+    target = releases.next
+    watched = WatchedRun(releases.host, tmp_path, releases.update(target))
+    assert watched.finish().code == 0
+    killed = []
+    with LoadClient(releases.host.port, photograph) as client:
+        for task in points(watched.ended()):
+            target = releases.next
+            run = WatchedRun(releases.host, tmp_path, releases.update(target), stop_after=task.number)
+            assert run.wait_until_stopped().name == task.name
+            run.kill()
+            assert client.failures == [], f"killed after {task.name}"
+            releases.converge(tmp_path, target)
+            assert client.failures == [], f"made good after a kill after {task.name}"
+            killed.append(task.name)
+    print(f"{len(killed)} kill points:", *killed, sep="\n  ")
+    assert killed
+    assert {answer.fresh_connection for answer in client.answers} == {True, False}
+
+
+@pytest.mark.parametrize("task", LONG_TASKS)
+def test_an_update_killed_within_a_long_task_loses_nothing_and_is_made_good(
+    releases: Releases, photograph: Path, tmp_path: Path, task: str
+) -> None:
+    target = releases.next
+    with LoadClient(releases.host.port, photograph) as client:
+        run = WatchedRun(releases.host, tmp_path, releases.update(target))
+        run.wait_until_started(task)
+        run.kill()
+        releases.converge(tmp_path, target)
+    assert client.failures == []
+
+
+def test_a_deploy_killed_while_it_brings_the_bundle_leaves_nothing(
+    releases: Releases, photograph: Path, tmp_path: Path
+) -> None:
+    host, version = releases.host, "C"
+    shutil.copytree(host.models / MODEL / "A", host.models / MODEL / version)
+    manifest = host.models / MODEL / version / "bundle.json"
+    manifest.write_text(re.sub(r'("version": )"A"', rf'\1"{version}"', manifest.read_text()))
+    installed = host.state_dir / "bundles" / MODEL
+    with LoadClient(host.port, photograph) as client:
+        for name in ("Install_bundle | Copy the bundle", "Install_bundle | Let the service's image load it"):
+            run = WatchedRun(host, tmp_path, host.command("deploy", model_bundle_version=version))
+            run.wait_until_started(name)
+            run.kill()
+            assert not (installed / version).exists()
+        host.deploy(model_bundle_version=version)
+        again = host.deploy(model_bundle_version=version)
+    assert again.changed == 0
+    assert client.failures == []
+    assert sorted(path.name for path in installed.iterdir()) == ["A", "B", version]

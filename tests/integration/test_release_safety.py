@@ -1,0 +1,152 @@
+"""What keeps a release from hurting: the lock of a host, and the bake under real traffic.
+
+The tests run in the order of the file; each starts from release A serving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.support.bundles import Workshop
+from tests.integration.support.load import LoadClient, get
+from tests.integration.support.playbooks import Host, docker
+
+# Answers its golden samples right, and fails for everything that a real client sends as a form.
+BROKEN = """FROM {image}
+RUN python - <<'END'
+from pathlib import Path
+import app.main
+path = Path(app.main.__file__)
+path.write_text(path.read_text() + '''
+
+_create_app = create_app
+
+
+def create_app(*args, **kwargs):
+    service = _create_app(*args, **kwargs)
+
+    async def broken(scope, receive, send):
+        headers = dict(scope.get("headers", []))
+        if scope["type"] == "http" and headers.get(b"content-type", b"").startswith(b"multipart/"):
+            await send({{"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]}})
+            await send({{"type": "http.response.body", "body": b""}})
+            return
+        await service(scope, receive, send)
+
+    return broken
+''')
+END
+"""
+
+
+@pytest.fixture
+def broken_image(host: Host, workshop: Workshop) -> Iterator[str]:
+    """An image that is accepted, and then fails."""
+    name = f"{host.name}:fails-later"
+    recipe = BROKEN.format(image=workshop.image).replace("RUN python", "USER 0:0\nRUN python") + "USER 1000:1000\n"
+    docker("build", "--tag", name, "-", stdin=recipe)
+    yield name
+    docker("image", "rm", "--force", name)
+
+
+def test_a_first_release(host: Host) -> None:
+    host.deploy()
+    assert not (host.state_dir / "deploy.lock").exists()
+
+
+def test_a_living_run_keeps_others_away_and_a_dead_one_does_not(host: Host) -> None:
+    lock = host.state_dir / "deploy.lock"
+    first = host.begin("deploy", model_bundle_version="B")
+    try:
+        deadline = time.monotonic() + 60
+        while not lock.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        holder = json.loads(lock.read_text())
+        said = " ".join(host.deploy_expecting_failure().split())
+        assert f"{holder['owner']} (process {first.pid}) since {holder['since']}" in said
+        assert "inference_service_break_lock=true" in said
+        assert first.poll() is None
+        assert host.records()[-1]["bundle"]["version"] == "A"
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert json.loads(lock.read_text()) == holder
+    # The dead run's process is provably gone: no help is needed.
+    host.deploy()
+    assert not lock.exists()
+    assert host.deploy().changed == 0
+
+
+def test_a_lock_of_another_controller_is_broken_by_a_variable_only(host: Host) -> None:
+    lock = host.state_dir / "deploy.lock"
+    holder = {
+        "run": "x",
+        "owner": "ann@elsewhere",
+        "controller": "elsewhere",
+        "pid": 1,
+        "since": "2026-01-01T00:00:00Z",
+    }
+    lock.write_text(json.dumps(holder))
+    assert "ann@elsewhere (process 1) since 2026-01-01T00:00:00Z" in " ".join(host.deploy_expecting_failure().split())
+    host.deploy(inference_service_break_lock=True)
+    assert not lock.exists()
+
+
+def test_a_release_that_fails_under_real_traffic_is_rolled_back(
+    host: Host, photograph: Path, broken_image: str
+) -> None:
+    before = host.instance()
+    with LoadClient(host.port, photograph) as client:
+        said = host.deploy_expecting_failure(
+            inference_image_strategy="pull",
+            inference_image_reference=broken_image,
+            inference_image_gateway_reference=broken_image,
+            inference_service_bake_seconds=20,
+        )
+        time.sleep(0.5)
+    assert "requests ended with a 5xx" in " ".join(said.split())
+    assert "keeps serving" in said
+    assert host.instance()["Id"] == before["Id"]
+    assert get(host.port, "/health/ready")[0] == 200
+    record = host.records()[-1]
+    assert (record["result"], record["bake"]["errors"] >= 3) == ("failed", True)
+    # It had failed, and after that never again.
+    failed = [answer.at for answer in client.failures]
+    assert failed
+    assert {answer.status for answer in client.answers if answer.at > max(failed)} == {200}
+    assert not (host.state_dir / "deploy.lock").exists()
+
+
+def test_recreate_costs_waiting_and_no_request(host: Host, photograph: Path) -> None:
+    with LoadClient(host.port, photograph) as client:
+        host.deploy(model_bundle_version="B", inference_service_strategy="recreate")
+        time.sleep(0.5)
+    assert client.failures == []
+    assert client.model_versions == ["A", "B"]
+    # It had to wait: the two were never there at the same time.
+    assert max(answer.seconds for answer in client.answers) > host.records()[-1]["phases"]["ready"]
+    print(f"recreate: longest answer {max(answer.seconds for answer in client.answers):.1f} s")
+
+
+def test_recreate_brings_the_old_release_back(host: Host, photograph: Path) -> None:
+    before = host.instance()
+    with LoadClient(host.port, photograph) as client:
+        said = host.deploy_expecting_failure(
+            model_bundle_version="B",
+            inference_service_strategy="recreate",
+            inference_service_env={"API_MAX_BATCH": "many"},
+        )
+        time.sleep(0.5)
+    assert "keeps serving" in said
+    assert client.failures == []
+    assert client.model_versions == ["B"]
+    assert host.instance()["Id"] == before["Id"]
+    assert host.deploy(model_bundle_version="B").changed == 0

@@ -1,0 +1,70 @@
+"""What counts as a difference between the gateway on a host and the wanted one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from plugins.module_utils.gateway_state import (
+    Container,
+    compare_containers,
+    compare_files,
+    compare_folders,
+    parse_config_hashes,
+    parse_container,
+)
+
+WANTED = {"gateway": "aa", "keeper": "bb"}
+GATEWAY = Container(service="gateway", running=True, image_id="sha256:1", config_hash="aa")
+KEEPER = Container(service="keeper", running=True, image_id="sha256:1", config_hash="bb")
+
+
+@pytest.mark.parametrize(
+    ("containers", "difference"),
+    [
+        ([GATEWAY], "the container of keeper is missing"),
+        ([GATEWAY, Container("keeper", False, "sha256:1", "bb")], "the container of keeper is not running"),
+        ([GATEWAY, Container("keeper", True, "sha256:1", "cc")], "the container of keeper was made from another"),
+        ([GATEWAY, KEEPER, Container("old", True, "sha256:1", "dd")], "the container of old is not wanted"),
+    ],
+)
+def test_each_way_in_which_a_container_differs_is_named(containers: list[Container], difference: str) -> None:
+    found = compare_containers(containers, WANTED)
+    assert len(found) == 1
+    assert found[0].startswith(difference)
+
+
+def test_containers_in_order_are_no_difference() -> None:
+    assert compare_containers([KEEPER, GATEWAY], WANTED) == []
+
+
+def test_a_container_is_read_from_what_docker_says() -> None:
+    labels = {"com.docker.compose.service": "gateway", "com.docker.compose.config-hash": "aa"}
+    inspected = {"Config": {"Labels": labels}, "State": {"Running": True}, "Image": "sha256:1"}
+    assert parse_container(json.loads(json.dumps(inspected))) == GATEWAY
+    assert parse_container({"Config": {"Labels": None}, "State": {}}) == Container("", False, "", "")
+
+
+def test_digests_are_read_from_what_compose_says() -> None:
+    assert parse_config_hashes("gateway aa\nkeeper bb\n") == WANTED
+    assert parse_config_hashes("") == {}
+
+
+def test_a_file_differs_by_absence_content_and_mode(tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    assert compare_files({str(path): "global\n"}) == [f"{path} is missing"]
+    path.write_text("global\n# by hand\n")
+    assert compare_files({str(path): "global\n"}) == [f"{path} has another content"]
+    path.write_text("global\n")
+    path.chmod(0o600)
+    assert compare_files({str(path): "global\n"}) == [f"{path} has another owner or mode"]
+
+
+def test_a_folder_differs_by_absence_and_mode(tmp_path: Path) -> None:
+    path, owner = tmp_path / "conf", os.getuid()
+    assert compare_folders({str(path): owner}) == [f"{path} is missing"]
+    path.mkdir(mode=0o700)
+    assert compare_folders({str(path): owner}) == [f"{path} has another owner or mode"]
