@@ -50,8 +50,9 @@ class Fleet:
 
 def summary(run: Run) -> dict[str, list[str]]:
     """Return the columns of the closing table by host."""
-    table = run.output.rpartition("FLEET *")[2].splitlines()[2:]
-    columns = [re.split(r"\s{2,}", line.strip()) for line in table if line.strip()]
+    # What Ansible says on its second output follows the table.
+    table = [line for line in run.output.rpartition("FLEET *")[2].splitlines() if line.startswith("host-")]
+    columns = [re.split(r"\s{2,}", line.strip()) for line in table]
     return {line[0]: line[1:] for line in columns}
 
 
