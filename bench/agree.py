@@ -25,7 +25,8 @@ def photographs(target: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 for name in archive.namelist():
                     inside = Path(name)
-                    if inside.suffix in SUFFIXES and {"data", "images"} & set(inside.parts[:-1]) and "tests" not in inside.parts:
+                    folders = set(inside.parts[:-1])
+                    if inside.suffix in SUFFIXES and folders & {"data", "images"} and "tests" not in folders:
                         (target / inside.name).write_bytes(archive.read(name))
 
 

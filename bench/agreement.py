@@ -27,11 +27,11 @@ def jpegs(folder: Path) -> Iterator[bytes]:
     """Cuts of every photograph, brought to sizes that cameras deliver, as JPEG files of several qualities."""
     chance = np.random.default_rng(0)
     for path in sorted(path for path in folder.iterdir() if path.suffix in FORMATS):
-        photo = Image.open(path)
+        opened = Image.open(path)
         # Masks, drawings and data: not photographs.
-        if min(photo.size) < 200 or photo.mode not in ("RGB", "L", "RGBA"):
+        if min(opened.size) < 200 or opened.mode not in ("RGB", "L", "RGBA"):
             continue
-        photo = photo.convert("RGB")
+        photo = opened.convert("RGB")
         for side in SHORT_SIDES:
             for _ in range(CUTS):
                 share = chance.uniform(0.6, 1)
