@@ -13,6 +13,10 @@ from bench.machine import DATA, docker
 # Both carry photographs; only their files are taken, nothing is installed.
 WHEELS = ("scikit-image==0.25.2", "scikit-learn==1.6.1")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tiff")
+# Drawings, masks, test patterns and pages of text among them.
+NOT_PHOTOGRAPHS = {
+    *("chessboard_GRAY", "chessboard_RGB", "color", "horse", "logo", "microaneurysms", "page", "phantom", "text"),
+}
 
 
 def photographs(target: Path) -> None:
@@ -25,7 +29,9 @@ def photographs(target: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 for name in archive.namelist():
                     inside = Path(name)
-                    if inside.suffix in SUFFIXES and {"data", "images"} & set(inside.parts[:-1]) and "tests" not in inside.parts:
+                    folders = set(inside.parts[:-1])
+                    wanted = inside.suffix in SUFFIXES and inside.stem not in NOT_PHOTOGRAPHS
+                    if wanted and folders & {"data", "images"} and "tests" not in folders:
                         (target / inside.name).write_bytes(archive.read(name))
 
 

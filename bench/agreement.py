@@ -17,8 +17,8 @@ from app.imaging import Decoder, Mode
 from app.precision import Precision
 
 # Short sides of what is sent: the size of the web, of small cameras and of phones.
-SHORT_SIDES = (375, 900, 3000)
-CUTS = 3
+SHORT_SIDES = (375, 1200, 3000)
+CUTS = 5
 LARGEST = 50_000_000
 FORMATS = (".jpg", ".jpeg", ".png", ".tiff")
 
@@ -27,11 +27,10 @@ def jpegs(folder: Path) -> Iterator[bytes]:
     """Cuts of every photograph, brought to sizes that cameras deliver, as JPEG files of several qualities."""
     chance = np.random.default_rng(0)
     for path in sorted(path for path in folder.iterdir() if path.suffix in FORMATS):
-        photo = Image.open(path)
-        # Masks, drawings and data: not photographs.
-        if min(photo.size) < 200 or photo.mode not in ("RGB", "L", "RGBA"):
+        opened = Image.open(path)
+        if min(opened.size) < 200:
             continue
-        photo = photo.convert("RGB")
+        photo = opened.convert("RGB")
         for side in SHORT_SIDES:
             for _ in range(CUTS):
                 share = chance.uniform(0.6, 1)
@@ -68,6 +67,7 @@ class Timm:
         verified = verify.verify(folder)
         settings = verified.manifest.input
         self.module = verified.module
+        self.probabilities = torch.softmax if verified.manifest.activation == "softmax" else _sigmoid
         self.transform = create_transform(
             settings.size,
             is_training=False,
@@ -82,7 +82,11 @@ class Timm:
         """The probability of every class."""
         with torch.inference_mode():
             batch = self.transform(Image.open(io.BytesIO(content)).convert("RGB")).unsqueeze(0)
-            return dict(enumerate(self.module(batch).softmax(1)[0].tolist()))
+            return dict(enumerate(self.probabilities(self.module(batch), 1)[0].tolist()))
+
+
+def _sigmoid(logits: torch.Tensor, _: int) -> torch.Tensor:
+    return logits.sigmoid()
 
 
 def changes(reference: dict[int, float], found: dict[int, float]) -> tuple[bool, float]:

@@ -71,8 +71,13 @@ async def slow(port: int, request: bytes, end: float) -> None:
 async def work(options: argparse.Namespace) -> list[Answer]:
     """Run the clients until their time is over."""
     body = Path(options.photograph).read_bytes()
-    head = f"POST {options.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
-    request = head.encode() + body
+    head = [
+        "POST " + options.path + " HTTP/1.1",
+        "Host: bench",
+        "Content-Type: image/jpeg",
+        f"Content-Length: {len(body)}",
+    ]
+    request = "\r\n".join([*head, "", ""]).encode() + body
     end = time.monotonic() + options.seconds
     answers: list[Answer] = []
     if options.kind == "slow":

@@ -22,7 +22,8 @@ def run(image: str, model: str, names: list[str], cells: list[tuple[str, int]], 
                     figure = servers.load(server, image, photo, clients, seconds)
                     measured[photo, clients][server.name].append(figure)
                     said = f"{figure.rate:.1f}/s {figure.p50_ms:.1f} ms"
-                    print(turn + 1, model, photo, clients, server.name, said, f"load {os.getloadavg()[0]:.1f}", flush=True)
+                    busy = f"load {os.getloadavg()[0]:.1f}"
+                    print(turn + 1, model, photo, clients, server.name, said, busy, flush=True)
     rows = []
     for (photo, clients), runs in measured.items():
         medians = {name: figures.median(figures_) for name, figures_ in runs.items()}

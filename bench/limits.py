@@ -14,6 +14,7 @@ from app import cpus
 from app.bundle import verify
 from app.engine import Engine
 from app.imaging import Decoder, Mode
+from bench.figures import combined
 
 BATCH = 4
 
@@ -62,8 +63,8 @@ def main() -> None:
     for mode in modes:
         decoder = Decoder(settings, 50_000_000, mode)
         result[f"decode_{mode}"] = rate(partial(_decode, decoder, photo), seconds)
-    result["both_usual"] = 1 / (1 / result["forward_eager"] + 1 / result["decode_exact"])
-    result["both_ours"] = 1 / (1 / result["forward_folded"] + 1 / result["decode_fast"])
+    result["both_usual"] = combined(result["forward_eager"], result["decode_exact"])
+    result["both_ours"] = combined(result["forward_folded"], result["decode_fast"])
     print(json.dumps(result))
 
 

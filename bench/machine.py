@@ -48,4 +48,4 @@ def description() -> str:
     present = [unit for unit in _UNITS if unit in flags]
     absent = [unit for unit in _UNITS if unit not in flags]
     missing = f", without {', '.join(absent)}" if absent else ""
-    return f"{about['CPU(s)'].strip()} × {about['Model name'].strip()} with {', '.join(present)}{missing}"
+    return f"{about['CPU(s)'].strip()} x {about['Model name'].strip()} with {', '.join(present)}{missing}"

@@ -57,7 +57,8 @@ class MemoryProbe(threading.Thread):
     def run(self) -> None:
         """Read until told to stop."""
         while not self._ended.is_set():
-            self.megabytes.append(_megabytes(docker("stats", "--no-stream", "--format", "{{.MemUsage}}", self._container)))
+            usage = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", self._container)
+            self.megabytes.append(megabytes(usage))
             self._ended.wait(5)
 
     def stop(self) -> None:
@@ -66,7 +67,7 @@ class MemoryProbe(threading.Thread):
         self.join()
 
 
-def _megabytes(usage: str) -> float:
+def megabytes(usage: str) -> float:
     """What docker stats says is in use ("512.3MiB / 23GiB"), in MiB."""
     text = usage.split("/")[0].strip()
     for unit, factor in (("GiB", 1024.0), ("MiB", 1.0), ("KiB", 1 / 1024)):
@@ -104,7 +105,8 @@ def run(image: str, model: str, count: int, seconds: int) -> None:
     """Overload the service, once by clients that obey Retry-After and once by impatient ones."""
     server = servers.ours(model)
     rows = []
-    for title, patience in (("obey Retry-After", 3600.0), (f"come back after {IMPATIENT_SECONDS} s", IMPATIENT_SECONDS)):
+    kinds = {"obey Retry-After": 3600.0, f"come back after {IMPATIENT_SECONDS} s": IMPATIENT_SECONDS}
+    for title, patience in kinds.items():
         with servers.running(server, image) as container:
             calm = {number: _successful(clients(image, number, 8), 8) for number in CALM}
             best = max(calm.values())
@@ -133,7 +135,8 @@ def run(image: str, model: str, count: int, seconds: int) -> None:
                 f"{before:.1f} ms before, {after:.1f} ms 2 s after",
             ]
         )
-    head = ["clients", "successful", "503", "served when they came back", "other answers", "live p99", "memory", "one client"]
+    head = ["clients", "successful", "503", "served on return", "other answers", "live p99", "memory", "one client"]
     body = figures.table(head, rows)
-    body += f"\n\n{count} clients for {seconds} s, best of {', '.join(map(str, CALM))} clients; {machine.description()}."
+    calmer = ", ".join(map(str, CALM))
+    body += f"\n\n{count} clients for {seconds} s; 100% is the best of {calmer} clients. {machine.description()}."
     figures.record(f"Overload, {model}", body)

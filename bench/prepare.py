@@ -12,6 +12,8 @@ from app.bundle.__main__ import main as bundle
 SIZES = ((500, 375), (4000, 3000))
 # The file of 500x375 is as large as a photograph from a camera or the web: some 58 KB.
 LARGEST_SMALL = 58_000
+BOUNDARY = "bench-boundary"
+TYPES = {"raw": "image/jpeg", "form": f"multipart/form-data; boundary={BOUNDARY}"}
 PHOTOGRAPH = Path("/app/app/data/golden/coffee.jpg")
 
 
@@ -26,8 +28,10 @@ def main() -> None:
         torch.manual_seed(0)
         torch.save(timm.create_model(name).state_dict(), checkpoint)
         code = bundle(
-            ["create", "--checkpoint", str(checkpoint), "--architecture", name, "--name", name, "--version", "1"]
-            + ["--output", str(folder / "models")]
+            [
+                *("create", "--checkpoint", str(checkpoint), "--architecture", name, "--name", name, "--version", "1"),
+                *("--output", str(folder / "models")),
+            ]
         )
         if code:
             raise SystemExit(code)
@@ -42,10 +46,20 @@ def main() -> None:
             resized.save(path, quality=quality)
         if width != SIZES[0][0]:
             resized.save(path, quality=90)
-        path.with_suffix(".lua").write_text(
-            f'local f = io.open("/data/{path.name}", "rb")\n'
-            'wrk.method = "POST"\nwrk.body = f:read("*a")\nwrk.headers["Content-Type"] = "image/jpeg"\n'
-        )
+        for kind, body in bodies(path.read_bytes()).items():
+            (folder / f"{path.stem}.{kind}").write_bytes(body)
+            (folder / f"{path.stem}.{kind}.lua").write_text(
+                f'local f = io.open("/data/{path.stem}.{kind}", "rb")\n'
+                'wrk.method = "POST"\nwrk.body = f:read("*a")\n'
+                f'wrk.headers["Content-Type"] = "{TYPES[kind]}"\n'
+            )
+
+
+def bodies(photograph: bytes) -> dict[str, bytes]:
+    """What clients send: the photograph alone, or as the file of a form."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="photograph.jpg"\r\n'
+    form = f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + photograph + f"\r\n--{BOUNDARY}--\r\n".encode()
+    return {"raw": photograph, "form": form}
 
 
 if __name__ == "__main__":

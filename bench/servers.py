@@ -12,6 +12,8 @@ from bench.figures import Figure, parse_wrk
 from bench.machine import DATA, docker
 
 _READY_SECONDS = 90
+# The forms that LitServe and browsers send; mosec takes the photograph as the body.
+_TYPES = {"raw": "image/jpeg", "form": "multipart/form-data; boundary=bench-boundary"}
 
 
 def _free_port() -> int:
@@ -31,6 +33,7 @@ class Server:
     name: str
     command: tuple[str, ...]
     path: str
+    body: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -42,7 +45,7 @@ def ours(model: str, **settings: str) -> Server:
         "API_PORT": str(PORT),
         **settings,
     }
-    return Server("ours", ("python", "-m", "app"), "/api/v1/predict", environment)
+    return Server("ours", ("python", "-m", "app"), "/api/v1/predict", "form", environment)
 
 
 def peer(name: str, model: str) -> Server:
@@ -55,7 +58,8 @@ def peer(name: str, model: str) -> Server:
     command: tuple[str, ...] = ("python", "-m", f"bench.peers.serve_{kind}")
     if kind == "mosec":
         command = (*command, "--port", str(PORT), "--timeout", "30000")
-    return Server(name, command, "/inference" if kind == "mosec" else "/predict", environment)
+        return Server(name, command, "/inference", "raw", environment)
+    return Server(name, command, "/predict", "form", environment)
 
 
 @contextlib.contextmanager
@@ -74,9 +78,9 @@ def running(server: Server, image: str) -> Iterator[str]:
 
 def ask(server: Server, timeout: float = 20) -> int:
     """Post the small photograph once; return the status."""
-    body = (DATA / "500x375.jpg").read_bytes()
+    body = (DATA / f"500x375.{server.body}").read_bytes()
     address = f"http://127.0.0.1:{PORT}{server.path}"
-    request = urllib.request.Request(address, body, {"Content-Type": "image/jpeg"}, method="POST")
+    request = urllib.request.Request(address, body, {"Content-Type": _TYPES[server.body]}, method="POST")
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         return int(answer.status)
 
@@ -85,7 +89,8 @@ def load(server: Server, image: str, photo: str, clients: int, seconds: int) -> 
     """What wrk measures at a number of connections; returns once the server is idle again."""
     output = docker(
         *("run", "--rm", "--network", "host", "-v", f"{DATA}:/data:ro", image),
-        *("wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", f"/data/{photo}.lua"),
+        *("wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "--latency"),
+        *("-s", f"/data/{photo}.{server.body}.lua"),
         f"http://127.0.0.1:{PORT}{server.path}",
     )
     # What wrk left behind when it stopped is answered before this.

@@ -19,7 +19,8 @@ def once(image: str, model: str) -> tuple[float, dict[str, float]]:
     try:
         while not _ready():
             if time.perf_counter() - began > 120:
-                raise SystemExit(f"error: {image} was not ready within 120 s:\n{docker('logs', '--tail', '20', container)}")
+                log = docker("logs", "--tail", "20", container)
+                raise SystemExit(f"error: {image} was not ready within 120 s; its log ends with:\n{log}")
             time.sleep(0.01)
         took = time.perf_counter() - began
         with urllib.request.urlopen(f"http://127.0.0.1:{servers.PORT}/api/v1/model/info", timeout=10) as answer:
@@ -29,9 +30,9 @@ def once(image: str, model: str) -> tuple[float, dict[str, float]]:
 
 
 def _ready() -> bool:
-    with contextlib.suppress(OSError):
-        with urllib.request.urlopen(f"http://127.0.0.1:{servers.PORT}/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
+    address = f"http://127.0.0.1:{servers.PORT}/health/ready"
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
     return False
 
 

@@ -2,7 +2,7 @@
 
 import torch
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, UploadFile
 
 from bench.peers.common import CPUS, PORT, decode, load, rank
 
@@ -11,9 +11,9 @@ model, transform = load(CPUS)
 
 
 @app.post("/predict")
-async def predict(request: Request) -> dict[str, object]:
-    """Classify the picture in the body."""
-    image = transform(decode(await request.body())).unsqueeze(0)
+async def predict(file: UploadFile) -> dict[str, object]:
+    """Classify the picture in the form."""
+    image = transform(decode(await file.read())).unsqueeze(0)
     with torch.inference_mode():
         return rank(model(image))[0]
 

@@ -14,9 +14,9 @@ class Classify(litserve.LitAPI):
         """Load the model."""
         self.model, self.transform = load(CPUS // option("WORKERS", CPUS) or 1)
 
-    async def decode_request(self, request: Request) -> torch.Tensor:
-        """Decode the picture in the body."""
-        return self.transform(decode(await request.body()))
+    def decode_request(self, request: Request) -> torch.Tensor:
+        """Decode the picture in the form's field `file`."""
+        return self.transform(decode(request["file"].file.read()))
 
     def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Stack a batch."""

@@ -1,0 +1,90 @@
+"""What the measurements make of what they read: wrk's output, medians, ratios, and the sections of RESULTS.md."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from bench.figures import Figure, combined, comparison, median, parse_wrk, percentile, put_section, table
+from bench.overload import megabytes
+
+WRK = """Running 7s test @ http://127.0.0.1:18431/inference
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    24.15ms    8.02ms  95.83ms   74.12%
+    Req/Sec   332.90     29.61   400.00     70.00%
+  Latency Distribution
+     50%   23.41ms
+     75%   28.01ms
+     90%   34.36ms
+     99%   49.60ms
+  2331 requests in 7.01s, 1.21MB read
+Requests/sec:    332.52
+Transfer/sec:    176.61KB
+"""
+
+
+def test_the_rate_and_the_median_latency_are_read() -> None:
+    assert parse_wrk(WRK) == Figure(332.52, 23.41)
+
+
+@pytest.mark.parametrize(("printed", "milliseconds"), [("812.00us", 0.812), ("1.46s", 1460.0), ("1.05m", 63_000.0)])
+def test_latencies_have_units(printed: str, milliseconds: float) -> None:
+    assert parse_wrk(WRK.replace("23.41ms", printed)).p50_ms == pytest.approx(milliseconds)
+
+
+def test_refused_requests_are_not_successful() -> None:
+    refusing = WRK.replace("Requests/sec", "  Non-2xx or 3xx responses: 777\nRequests/sec")
+    assert parse_wrk(refusing).rate == pytest.approx(332.52 * (1 - 777 / 2331))
+
+
+def test_output_without_figures_is_not_taken_for_zero() -> None:
+    with pytest.raises(ValueError, match="unable to connect"):
+        parse_wrk("unable to connect to 127.0.0.1:18431 Connection refused")
+
+
+def test_rate_and_latency_have_medians_of_their_own() -> None:
+    assert median([Figure(300, 30), Figure(100, 10), Figure(200, 90)]) == Figure(200, 30)
+
+
+def test_two_kinds_of_work_share_the_cores() -> None:
+    assert combined(600, 300) == pytest.approx(200)
+
+
+def test_a_comparison_has_ratios_to_each_peer_and_the_share_of_the_bound() -> None:
+    medians = {"ours": Figure(450, 16), "mosec": Figure(300, 24), "inline": Figure(150, 8)}
+    assert comparison(medians, "ours", bound=600)[3:] == ["1.50 (0.67)", "3.00 (2.00)", "75% of 600/s"]
+
+
+def test_percentiles() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert (percentile(values, 0.5), percentile(values, 0.99)) == (51, 100)
+    assert percentile([7.0], 0.99) == 7
+    assert math.isnan(percentile([], 0.5))
+
+
+def test_a_result_replaces_the_one_of_its_name_and_leaves_the_others() -> None:
+    text = "# Results\n\n## Serving\n\n### One\n\nold\n\n### Two\n\nkept\n\n## Deploys\n\n### One more\n\nkept too\n"
+    once = put_section(text, "One", "new")
+    assert once == text.replace("old", "new")
+    assert put_section(once, "Three", "third") == once.replace("## Deploys", "### Three\n\nthird\n\n## Deploys")
+
+
+def test_results_are_not_written_into_a_file_of_something_else() -> None:
+    with pytest.raises(ValueError, match="Serving"):
+        put_section("# Results\n", "One", "new")
+
+
+def test_tables_are_markdown() -> None:
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+@pytest.mark.parametrize(("usage", "expected"), [("512.5MiB / 23GiB", 512.5), ("1.5GiB / 23GiB", 1536.0)])
+def test_memory_is_read_from_docker(usage: str, expected: float) -> None:
+    assert megabytes(usage) == expected
+
+
+def test_an_unknown_unit_is_not_guessed() -> None:
+    with pytest.raises(ValueError, match="12MB"):
+        megabytes("12MB / 1GB")
