@@ -1,7 +1,7 @@
 # The image of the classification service. It contains no model: bundles are mounted at /app/models.
 #
 #   docker build .                                               CPU, official Python base, vendor's CPU wheels of torch
-#   docker build --build-arg FLAVOR=cu124 .                      CUDA 12.4
+#   docker build --build-arg FLAVOR=cu124 .                      CUDA 12.4; cu130: CUDA 13.0
 #   docker build --target gateway .                              HAProxy, which stands in front of the instances
 #   docker build --target test .                                 the service plus pytest
 #
@@ -141,6 +141,7 @@ CMD ["python", "-m", "pytest", "-p", "no:cacheprovider", "tests/unit/app"]
 FROM service AS runtime
 # Last, so that a new version or commit rebuilds nothing.
 ARG FLAVOR=cpu
+ARG TORCH=unknown
 ARG TORCH_SOURCE=wheel
 ARG VERSION=0.0.0
 ARG REVISION=unknown
@@ -151,4 +152,4 @@ LABEL org.opencontainers.image.title="cat-breeds-api" \
       org.opencontainers.image.licenses="Apache-2.0" \
       inference-image.source-digest="${SOURCE_DIGEST}" \
       inference-image.flavor="${FLAVOR}" \
-      inference-image.torch="2.6.0"
+      inference-image.torch="${TORCH}"

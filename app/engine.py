@@ -4,7 +4,7 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,11 +69,8 @@ class Engine:
             torch.backends.cuda.enable_cudnn_sdp(False)
         # A copy only where the type changes, so that the fp32 engine beside it keeps its weights.
         self._module = (module if precision == "fp32" else copy.deepcopy(module)).to(device, self._type)
-        # GPU convolutions are faster on this layout; CPU ones, the depthwise above all, are slower.
-        self._layout = torch.channels_last if device == "cuda" else torch.contiguous_format
-        for weight in self._module.parameters():
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=self._layout)
+        # GPU convolutions are faster on this layout; on a CPU it depends on the build of torch and is measured.
+        self._use_layout(torch.channels_last if device == "cuda" else torch.contiguous_format)
         self._activation = activation
         self._size = settings.size
         self._mean = torch.tensor(settings.mean, device=device).view(1, 3, 1, 1)
@@ -85,12 +82,23 @@ class Engine:
         self._threads = threading.local()
 
     @property
+    def channels_last(self) -> bool:
+        """Whether pixels and weights lie channel beside channel."""
+        return bool(self._layout == torch.channels_last)
+
+    @property
     def folded(self) -> bool:
         """Whether a folded trace is served."""
         return isinstance(self._module, torch.jit.ScriptModule)
 
     def optimise(self) -> None:
-        """Fold the model and, on a GPU, record its batches as graphs; what cannot be done is logged and left out."""
+        """Choose the layout, fold the model and, on a GPU, record its batches as graphs.
+
+        What cannot be done is logged and left out.
+        """
+        if self.device == "cpu":
+            self._set_threads(self._own_threads)
+            self._choose_layout()
         generator = torch.Generator().manual_seed(0)
         noise = torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)
         with torch.inference_mode():
@@ -99,6 +107,32 @@ class Engine:
         self._module = fold(self._module, example.clone())
         if self.device == "cuda":
             self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
+
+    def _use_layout(self, layout: torch.memory_format) -> None:
+        self._layout = layout
+        for weight in self._module.parameters():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=layout)
+
+    def _choose_layout(self) -> None:
+        """Measure which layout this model, build of torch and CPU are faster with; they differ several times."""
+        blank = [torch.zeros(self._size, dtype=torch.uint8)] * min(2, self.max_batch)
+        seconds: dict[torch.memory_format, float] = {}
+        for layout in (torch.contiguous_format, torch.channels_last):
+            self._use_layout(layout)
+            # One thread computes here, and its own CPU time does not depend on what else the machine does.
+            seconds[layout] = self._shortest(blank, rounds=2, clock=time.thread_time)
+        self._use_layout(min(seconds, key=lambda layout: seconds[layout]))
+
+    def _shortest(self, images: Sequence[Tensor], rounds: int, clock: Callable[[], float] = time.perf_counter) -> float:
+        """The shortest time of some forwards after one that warms up; the shortest, as others may use the machine."""
+        self.predict(images)
+        times: list[float] = []
+        for _ in range(rounds):
+            started = clock()
+            self.predict(images)
+            times.append(clock() - started)
+        return min(times)
 
     def warm_up(self) -> None:
         """Run every batch size the engine will often use, so that the first request pays for nothing."""
@@ -112,13 +146,7 @@ class Engine:
         seconds: dict[int, float] = {}
         for threads in sorted({self._own_threads, available}):
             self._set_threads(threads)
-            self.predict(blank)
-            times: list[float] = []
-            for _ in range(3):
-                started = time.perf_counter()
-                self.predict(blank)
-                times.append(time.perf_counter() - started)
-            seconds[threads] = min(times)
+            seconds[threads] = self._shortest(blank, rounds=3)
         self._lone_threads = min(seconds, key=lambda threads: seconds[threads])
         self._set_threads(self._own_threads)
 

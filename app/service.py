@@ -1,6 +1,7 @@
 """The service: what the routes share between them and what outlives a request."""
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -142,6 +143,8 @@ class Service:
             log.exception("The model cannot be loaded", extra={"code": "load_failed", "detail": detail})
             self._tell(loop, partial(self.lifecycle.device_lost, detail))
         else:
+            # What was imported and loaded stays for good: the collector need not walk through it between requests.
+            gc.freeze()
             seconds = time.perf_counter() - started
             self._tell(loop, partial(self._serve, model, seconds, torch.__version__))
 
@@ -166,6 +169,7 @@ class Service:
             "load_phases": model.load_phases,
             "precision": model.engine.precision,
             "folded": model.engine.folded,
+            "channels_last": model.engine.channels_last,
             "sha256": model.sha256,
         }
         self.metrics.build.info(about)

@@ -11,7 +11,7 @@ while [[ $# -gt 0 ]]; do
     case $1 in
         -h | --help)
             cat << HELP
-Usage: scripts/docker-build.sh [--flavor cpu|cu124] [--builder-base IMAGE --runtime-base IMAGE]
+Usage: scripts/docker-build.sh [--flavor cpu|cu124|cu130] [--builder-base IMAGE --runtime-base IMAGE]
                                [--torch-source wheel|distribution] [--dry-run]
 Builds cat-breeds-api:FLAVOR and cat-breeds-gateway:latest. Both bases are $registry_base where a
 registry answers; else $bootstrapped_base is made from Debian packages (scripts/bootstrap-base.sh).
@@ -30,7 +30,7 @@ HELP
     shift
 done
 if [[ ! -f requirements/$flavor.lock ]]; then
-    echo "error: there is no flavor '$flavor' (requirements/$flavor.lock); choose cpu or cu124" >&2
+    echo "error: there is no flavor '$flavor' (requirements/$flavor.lock); choose cpu, cu124 or cu130" >&2
     exit 64
 fi
 if ! docker info > /dev/null 2>&1; then
@@ -57,7 +57,8 @@ if [[ -z $torch_source && $flavor == cpu && $builder_base == "$bootstrapped_base
     torch_source=distribution
 fi
 
-arguments=(--build-arg "BUILDER_BASE=$builder_base" --build-arg "RUNTIME_BASE=$runtime_base"
+torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "requirements/$flavor.lock")
+arguments=(--build-arg "TORCH=$torch" --build-arg "BUILDER_BASE=$builder_base" --build-arg "RUNTIME_BASE=$runtime_base"
     --build-arg "FLAVOR=$flavor" --build-arg "TORCH_SOURCE=${torch_source:-wheel}"
     --build-arg "VERSION=$(git describe --tags --always --dirty 2> /dev/null || echo 0.0.0)"
     --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)")

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     cat << 'HELP'
 Usage: scripts/lock.sh [--dry-run]
-Regenerates requirements/{common,test,cu124,cpu}.lock, with hashes, for Python 3.12 and newer.
+Regenerates requirements/{common,test,cu124,cu130,cpu}.lock, with hashes, for Python 3.12 and newer.
 Needs uv, the Python index and, for cpu.lock only, the vendor's index (TORCH_INDEX_URL,
 default: the one in the Dockerfile); where that does not answer, cpu.lock stays as it is.
 HELP
@@ -32,9 +32,12 @@ compile() {
         --custom-compile-command scripts/lock.sh "$@"
 }
 
-compile requirements/common.in requirements/cu124.in "${skip[@]}" --output-file requirements/common.lock
+compile requirements/common.in requirements/cu124.in --override requirements/override.in "${skip[@]}" \
+    --output-file requirements/common.lock
 compile requirements/test.in --constraints requirements/common.lock --output-file requirements/test.lock
-compile requirements/cu124.in --no-deps --output-file requirements/cu124.lock
+for flavor in cu124 cu130; do
+    compile "requirements/$flavor.in" --no-deps --output-file "requirements/$flavor.lock"
+done
 
 index=${TORCH_INDEX_URL:-$(sed -n 's/^ARG TORCH_INDEX_URL=//p' Dockerfile)}
 if [[ ${#run[@]} -gt 0 ]] || curl --silent --fail --max-time 10 --output /dev/null "$index/torch/"; then

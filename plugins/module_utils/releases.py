@@ -17,6 +17,8 @@ COLOURS = ("blue", "green")
 # The gateway holds requests back while the colour after this prefix is replaced.
 HOLD = "hold-"
 RECORD_SCHEMA = 1
+# Records of releases that are no longer kept: enough to see what happened in the last months.
+KEEP_RECORDS = 200
 
 
 class ReleaseError(Exception):
@@ -187,6 +189,15 @@ def write_record(state_dir: Path, record: dict[str, Any]) -> Path:
     numbered = {"schema": RECORD_SCHEMA, "sequence": sequence, **record}
     write_atomically(path, json.dumps(numbered, indent=2, sort_keys=True) + "\n")
     return path
+
+
+def prune_records(state_dir: Path, kept: list[str]) -> int:
+    """Remove the oldest records beyond KEEP_RECORDS, never one of a kept release; return how many."""
+    old = read_records(state_dir)[:-KEEP_RECORDS]
+    gone = [record for record in old if record["release_id"] not in kept]
+    for record in gone:
+        (state_dir / "records" / f"{record['sequence']:04d}-{record['release_id']}.json").unlink()
+    return len(gone)
 
 
 def releases_to_keep(records: list[dict[str, Any]], live: str, keep: int) -> list[str]:

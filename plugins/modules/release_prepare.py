@@ -43,6 +43,9 @@ def write_release(folder: Path, files: dict[str, str]) -> bool:
     if folder.is_dir():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # The host's lock is ours: what is half written belongs to a run that died.
+    for unfinished in folder.parent.glob(".*"):
+        shutil.rmtree(unfinished)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for name, content in files.items():

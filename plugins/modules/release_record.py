@@ -11,7 +11,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, run_docker
-from ansible.module_utils.releases import ReleaseError, read_json, read_records, releases_to_keep, write_record
+from ansible.module_utils.releases import (
+    ReleaseError,
+    prune_records,
+    read_json,
+    read_records,
+    releases_to_keep,
+    write_record,
+)
 
 DOCUMENTATION = r"""
 module: release_record
@@ -106,6 +113,8 @@ def main() -> None:
         if record["result"] == "ok":
             keep = releases_to_keep(read_records(state_dir), record["release_id"], module.params["keep"])
             pruned = prune(state_dir, keep)
+            forgotten = prune_records(state_dir, keep)
+            pruned += [f"{forgotten} records"] if forgotten else []
     except (OSError, ReleaseError) as error:
         module.fail_json(msg=f"The record in {state_dir / 'records'} could not be kept: {error}")
     module.exit_json(changed=True, path=str(path), pruned=pruned)

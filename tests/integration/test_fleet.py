@@ -50,8 +50,9 @@ class Fleet:
 
 def summary(run: Run) -> dict[str, list[str]]:
     """Return the columns of the closing table by host."""
-    table = run.output.rpartition("FLEET *")[2].splitlines()[2:]
-    columns = [re.split(r"\s{2,}", line.strip()) for line in table if line.strip()]
+    # What Ansible says on its second output follows the table.
+    table = [line for line in run.output.rpartition("FLEET *")[2].splitlines() if line.startswith("host-")]
+    columns = [re.split(r"\s{2,}", line.strip()) for line in table]
     return {line[0]: line[1:] for line in columns}
 
 
@@ -112,6 +113,7 @@ def test_a_host_that_is_not_fit_stops_the_run_before_any_is_changed(fleet: Fleet
     assert run.code != 0
     assert fleet.instances() == before
     assert [columns[-1] for columns in summary(run).values()] == ["untouched", "untouched", "failed, kept"]
+    assert [host.name for host in fleet.hosts.values() if (host.state_dir / "deploy.lock").exists()] == []
 
 
 def test_an_update_goes_through_the_batches_and_loses_nothing(fleet: Fleet, photograph: Path) -> None:

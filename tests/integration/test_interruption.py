@@ -6,8 +6,8 @@ points are those at which the host differs from the point before; INFERENCE_TEST
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_a_deploy_killed_while_it_brings_the_bundle_leaves_nothing(
     host, version = releases.host, "C"
     shutil.copytree(host.models / MODEL / "A", host.models / MODEL / version)
     manifest = host.models / MODEL / version / "bundle.json"
-    manifest.write_text(re.sub(r'("version": )"A"', rf'\1"{version}"', manifest.read_text()))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": version}))
     installed = host.state_dir / "bundles" / MODEL
     with LoadClient(host.port, photograph) as client:
         for name in ("Install_bundle | Copy the bundle", "Install_bundle | Let the service's image load it"):

@@ -1,14 +1,15 @@
 #!/bin/sh
-# Build a signed repository of stand-ins for the packages of NVIDIA's driver and container toolkit, laid out as the vendor's.
-# Usage: build.sh FOLDER_WITH_THE_SIMULATED_GPU REPOSITORY
+# Build signed repositories of stand-ins for NVIDIA's packages: the toolkit's in deb/ARCHITECTURE, as the vendor lays it out,
+# and the driver's in driver.
+# Usage: build.sh FOLDER_WITH_THE_SIMULATED_GPU FOLDER_FOR_THE_REPOSITORIES
 set -eu
 gpu=$1
-repository=$2
+repositories=$2
 here=$(dirname "$0")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# package NAME VERSION DEPENDS: turn $work/NAME into a package of the repository.
+# package NAME VERSION DEPENDS: turn $work/NAME into a package of the current repository.
 package() {
   mkdir -p "$work/$1/DEBIAN"
   {
@@ -19,7 +20,7 @@ package() {
     [ -z "$3" ] || echo "Depends: $3"
     echo "Description: stand-in for $1"
   } > "$work/$1/DEBIAN/control"
-  dpkg-deb --build --root-owner-group "$work/$1" "$repository/deb/$architecture/$1_$2_$architecture.deb" > /dev/null
+  dpkg-deb --build --root-owner-group "$work/$1" "$repository/$1_$2_$architecture.deb" > /dev/null
   rm -r "${work:?}/$1"
 }
 
@@ -56,32 +57,43 @@ driver() {
   package "linux-headers-$architecture" "99" ""
 }
 
+# sign: write the index of the current repository.
+sign() {
+  cd "$repository"
+  for file in *.deb; do
+    dpkg-deb --field "$file"
+    echo "Filename: ./$file"
+    echo "Size: $(stat --format=%s "$file")"
+    echo "SHA256: $(sha256sum "$file" | cut -d ' ' -f 1)"
+    echo
+  done > Packages
+  {
+    echo "Origin: Tests"
+    echo "Date: $(LC_ALL=C date --utc '+%a, %d %b %Y %H:%M:%S UTC')"
+    echo "Architectures: $architecture"
+    echo "SHA256:"
+    echo " $(sha256sum Packages | cut -d ' ' -f 1) $(stat --format=%s Packages) Packages"
+  } > Release
+  gpg --batch --quiet --yes --clearsign --output InRelease Release
+}
+
 architecture=$(dpkg --print-architecture)
-mkdir -p "$repository/deb/$architecture"
+here=$(realpath "$here")
+export GNUPGHOME="$work/gnupg"
+mkdir -m 700 "$GNUPGHOME"
+gpg --batch --quiet --passphrase '' --quick-generate-key 'Tests <tests@example.com>' rsa3072 sign never
+
+repository=$repositories/driver
+mkdir -p "$repository"
+driver 550.127.08
+sign
+
+repository=$repositories/deb/$architecture
+mkdir -p "$repository"
 toolkit 1.20.1
 # Newer than what the role asks for: it must not be what gets installed.
 toolkit 1.21.0
-driver 550.127.08
+sign
 
-cd "$repository/deb/$architecture"
-for file in *.deb; do
-  dpkg-deb --field "$file"
-  echo "Filename: ./$file"
-  echo "Size: $(stat --format=%s "$file")"
-  echo "SHA256: $(sha256sum "$file" | cut -d ' ' -f 1)"
-  echo
-done > Packages
-{
-  echo "Origin: Tests"
-  echo "Date: $(LC_ALL=C date --utc '+%a, %d %b %Y %H:%M:%S UTC')"
-  echo "Architectures: $architecture"
-  echo "SHA256:"
-  echo " $(sha256sum Packages | cut -d ' ' -f 1) $(stat --format=%s Packages) Packages"
-} > Release
-GNUPGHOME="$work/gnupg"
-export GNUPGHOME
-mkdir -m 700 "$GNUPGHOME"
-gpg --batch --quiet --passphrase '' --quick-generate-key 'Tests <tests@example.com>' rsa3072 sign never
-gpg --batch --quiet --yes --clearsign --output InRelease Release
-gpg --batch --quiet --yes --armor --export --output "$repository/gpgkey"
+gpg --batch --quiet --yes --armor --export --output "$repositories/gpgkey"
 gpgconf --kill all

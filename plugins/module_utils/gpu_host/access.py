@@ -97,6 +97,8 @@ def assess_access(outcome: Outcome, expected: int) -> list[Finding]:
         return [_failed("GPU025", "it may not open the device", evidence)]
     if cuda["code"] == 999 and management.get("code") == 0:
         return [_failed("GPU024", "nvidia-smi would work in it, but CUDA does not start", evidence)]
+    if cuda["code"] == 2 or "out of memory" in str(kernel.get("error")).lower():
+        return [_full(evidence)]
     if cuda["code"] != 0:
         identifier, reason = _CUDA.get(cuda["code"], ("GPU013", "CUDA does not start in it"))
         return [_failed(identifier, reason, evidence)]
@@ -115,6 +117,18 @@ def _not_started(outcome: Outcome) -> Finding:
             return _failed(identifier, reason, said)
     reason = "it did not answer in time" if outcome.timed_out else f"it ended with code {outcome.rc} and no answer"
     return _failed("GPU028", reason, said)
+
+
+def _full(evidence: str) -> Finding:
+    """No fault of the access: what serves uses the memory, and a release that replaces it will have that."""
+    return finding(
+        "GPU023",
+        "warning",
+        "A container reaches the GPU, but there is no free memory in which to compute anything.",
+        evidence,
+        "nvidia-smi names what uses it. If that is the release that serves, the new one can only replace it "
+        "(inference_service_strategy); anything else must go or use another GPU.",
+    )
 
 
 def _failed(identifier: str, reason: str, evidence: str) -> Finding:

@@ -86,7 +86,8 @@ def parse_instances(text: str) -> list[dict[str, Any]]:
         settings = item.get("HostConfig") if isinstance(item, dict) else None
         if not isinstance(settings, dict):
             continue
-        limits = [entry for entry in settings.get("Ulimits") or [] if isinstance(entry, dict)]
+        stated = settings.get("Ulimits")
+        limits = [entry for entry in stated if isinstance(entry, dict)] if isinstance(stated, list) else []
         nofile = [_number(entry.get("Soft")) for entry in limits if entry.get("Name") == "nofile"]
         found.append(
             {

@@ -470,6 +470,14 @@ class TestAccess:
         (found,) = assess_access(answer, 1)
         assert (found["id"], "unspecified launch failure" in found["evidence"]) == ("GPU013", True)
 
+    @pytest.mark.parametrize(
+        "answer",
+        [(2, ""), (0, "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 22.03 GiB")],
+    )
+    def test_gpu023_what_serves_fills_the_memory(self, answer: tuple[int, str]) -> None:
+        """Where a release only replaces the one before, that is how it should be."""
+        assert shown(assess_access(cuda_answers(*answer), 1)) == [("GPU023", "warning")]
+
     def test_a_container_that_computes_has_none(self) -> None:
         answer = "warning: something unimportant\n" + fixture("probe/works.json")
         assert assess_access(Outcome(out=answer), 2) == []
@@ -551,16 +559,61 @@ class TestFlavors:
         reason = choose_flavor(FLAVORS, self.facts("550.144.03"), True)["reason"]
         assert "not cu130, because driver 550.144.03 is older than 580.65.06" in reason
 
-    def test_the_project_s_own_table(self) -> None:
+
+class TestTheProjectsOwnFlavors:
+    """`inference_image_flavor: auto` on hosts of several years, with the table that a deploy reads."""
+
+    ROLE = Path(__file__).resolve().parents[3] / "roles/inference_image"
+
+    def table(self) -> dict[str, dict[str, Any]]:
         import yaml
 
-        path = Path(__file__).resolve().parents[3] / "roles/inference_image/vars/main.yml"
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))["inference_image_flavors"]
-        locks = {item.stem for item in (path.parents[3] / "requirements").glob("*.lock")}
-        assert set(table) <= locks
-        assert all(
-            {"torch", "cuda", "min_driver", "compute_capabilities", "vram_mib"} <= set(row) for row in table.values()
-        )
+        text = (self.ROLE / "vars/main.yml").read_text(encoding="utf-8")
+        flavors: dict[str, dict[str, Any]] = yaml.safe_load(text)["inference_image_flavors"]
+        return flavors
+
+    def test_each_flavor_has_its_lock_and_says_all_that_is_compared(self) -> None:
+        folder = self.ROLE.parents[1] / "requirements"
+        for name, row in self.table().items():
+            locked = (folder / f"{name}.lock").read_text(encoding="utf-8")
+            assert f"\ntorch=={row['torch']}" in locked
+            assert {"torch", "cuda", "min_driver", "recommended_driver", "compute_capabilities", "vram_mib"} <= set(row)
+
+    def test_the_role_takes_each_of_them(self) -> None:
+        import yaml
+
+        text = (self.ROLE / "meta/argument_specs.yml").read_text(encoding="utf-8")
+        choices = yaml.safe_load(text)["argument_specs"]["main"]["options"]["inference_image_flavor"]["choices"]
+        assert set(choices) == {"auto", *self.table()}
+
+    @pytest.mark.parametrize(
+        ("generation", "driver", "capability", "flavor", "fits"),
+        [
+            ("Blackwell", "580.95.05", "10.0", "cu130", True),
+            ("Blackwell RTX", "595.71.05", "12.0", "cu130", True),
+            ("Blackwell with too old a driver", "570.133.20", "10.0", "cu124", False),
+            ("Hopper with the current branch", "580.95.05", "9.0", "cu130", True),
+            ("Hopper with an old branch", "535.183.01", "9.0", "cu124", True),
+            ("Ada", "550.127.08", "8.9", "cu124", True),
+            ("Ampere", "580.82.07", "8.6", "cu130", True),
+            ("Turing", "580.65.06", "7.5", "cu130", True),
+            ("Volta, which CUDA 13 has no code for", "580.95.05", "7.0", "cu124", True),
+            ("Pascal, the same", "580.95.05", "6.1", "cu124", True),
+            ("Pascal with a branch before CUDA 12", "470.223.02", "6.1", "cu124", False),
+        ],
+    )
+    def test_auto(self, generation: str, driver: str, capability: str, flavor: str, fits: bool) -> None:
+        gpu = {"index": 0, "name": generation, "compute_capability": capability, "memory_total_mib": 16384}
+        chosen = choose_flavor(self.table(), {"driver_version": driver, "gpus": [gpu]}, True)
+        assert (chosen["name"], chosen["fits"]) == (flavor, fits)
+        assert fits or generation in chosen["reason"] or driver in chosen["reason"]
+
+    @pytest.mark.parametrize(("flavor", "findings"), [("cu124", []), ("cu130", [("GPU009", "error")])])
+    def test_gpu009_another_flavor_changes_the_verdict(
+        self, host: Host, flavor: str, findings: list[tuple[str, str]]
+    ) -> None:
+        """Two H100 with driver 550 run CUDA 12.4, and not CUDA 13."""
+        assert shown(assess_driver(host.facts(), "required", self.table()[flavor])) == findings
 
 
 def test_the_json_of_the_probe_is_one_line() -> None:

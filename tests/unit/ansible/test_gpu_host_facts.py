@@ -18,6 +18,7 @@ from plugins.module_utils.gpu_host.cdi import parse_spec
 from plugins.module_utils.gpu_host.commands import Outcome
 from plugins.module_utils.gpu_host.engine import parse_info, parse_plugin_version
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
+from plugins.module_utils.gpu_host.host import host_facts
 from plugins.module_utils.gpu_host.kernel import parse_loaded_driver
 from plugins.module_utils.gpu_host.nvidia_smi import (
     UnreadableOutputError,
@@ -367,6 +368,20 @@ class TestCommands:
         assert outcome.timed_out
         assert not outcome.ok
         assert time.monotonic() - started < 5
+
+    def test_gpu027_a_real_nvidia_smi_that_hangs(
+        self, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A script in its place never answers; the rest of the host is still read and judged."""
+        script = tmp_path / "bin/nvidia-smi"
+        script.parent.mkdir()
+        script.write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
+        facts = host_facts(host.root, commands.run, 0.5, {"driver"})
+        assert facts["driver_version"] == "550.144.03"
+        (found,) = [item for item in assess_driver(facts, "required", CU124) if item["id"] == "GPU027"]
+        assert "no answer within 0.5 s" in found["evidence"]
 
     def test_a_command_that_is_not_there(self) -> None:
         assert commands.run(["no-such-command-here"], 1).missing

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import inspect
+import pkgutil
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from plugins.module_utils import gpu_host
 from plugins.module_utils.gpu_host.access import assess_access
 from plugins.module_utils.gpu_host.commands import Outcome
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit
 from plugins.module_utils.gpu_host.host import host_facts
+from plugins.module_utils.gpu_host.nvidia_smi import UnreadableOutputError
 from tests.unit.ansible.simulated_host import CU124, FIXTURES, Host, shown
 
 SEEDS = range(25)
@@ -109,3 +116,31 @@ def test_every_fixture_where_it_does_not_belong(tmp_path: Path, path: Path) -> N
         host.write("etc/nvidia-container-runtime/config.toml", damage(text, chance))
         examine(host)
         shown(assess_access(Outcome(out=damage(text, chance)), 2))
+
+
+def parsers() -> Iterator[Callable[..., Any]]:
+    """Every parser of the host checks, those that somebody adds tomorrow included."""
+    for found in pkgutil.iter_modules(gpu_host.__path__):
+        module = importlib.import_module(f"{gpu_host.__name__}.{found.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith("parse_") and function.__module__ == module.__name__:
+                yield function
+
+
+def as_asked(function: Callable[..., Any], text: str) -> list[Any]:
+    """The text in the shapes that the parser takes."""
+    shapes = {"str": text, "list[str]": [text], "dict[str, str]": {"/etc/apt/a.sources": text, "/etc/apt/b.list": text}}
+    given = {**shapes, "Outcome": Outcome(out=text)}
+    return [given[parameter.annotation] for parameter in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize("function", list(parsers()), ids=lambda function: str(function.__name__))
+def test_every_parser_takes_every_text(function: Callable[..., Any]) -> None:
+    """Facts come back, or the one error that says why the text is no report; never anything else."""
+    for path in sorted(FIXTURES.glob("*/*")):
+        whole = path.read_text(encoding="utf-8")
+        chance = Chance(f"{function.__name__} {path.name}")
+        for text in (whole, *(damage(whole, chance) for damage in chance.sample(DAMAGES, 4))):
+            # The one error that a parser may raise says why the text is no report.
+            with contextlib.suppress(UnreadableOutputError):
+                assert function(*as_asked(function, text)) is not None

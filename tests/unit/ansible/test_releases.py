@@ -15,6 +15,7 @@ from plugins.module_utils.releases import (
     choose_strategy,
     make_plan,
     previous_release,
+    prune_records,
     read_records,
     read_release,
     release_id,
@@ -198,6 +199,15 @@ class TestRetention:
     def test_live_and_previous_stay_whatever_the_limit(self) -> None:
         records = [record(A), record(B, previous=A), record(C, previous=B), record(A, previous=C)]
         assert releases_to_keep(records, A, keep=1) == [A, C]
+
+    def test_old_records_go_but_for_those_of_kept_releases(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plugins.module_utils.releases.KEEP_RECORDS", 2)
+        for release in (A, B, B, C):
+            write_record(tmp_path, record(release))
+        assert prune_records(tmp_path, [A, C]) == 1
+        assert [(item["sequence"], item["release_id"]) for item in read_records(tmp_path)] == [(1, A), (3, B), (4, C)]
 
     def test_failed_releases_are_not_kept(self) -> None:
         records = [record(A), record(B, previous=A, result="failed"), record(C, previous=A)]

@@ -221,6 +221,11 @@ class TestPrepare:
         assert (folder / "release.json").read_text() == "{}"
         assert [entry.name for entry in folder.parent.iterdir()] == ["aaaaaaaaaaaa"]
 
+    def test_what_a_killed_run_left_half_written_goes(self, tmp_path: Path) -> None:
+        (tmp_path / ".bbbbbbbbbbbb.x1" / "part").mkdir(parents=True)
+        release_prepare.write_release(tmp_path / "aaaaaaaaaaaa", {"release.json": "{}"})
+        assert [entry.name for entry in tmp_path.iterdir()] == ["aaaaaaaaaaaa"]
+
     def test_instances_change_only_when_their_content_does(self, tmp_path: Path) -> None:
         assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=1"}) is True
         assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=1"}) is False

@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import pytest
@@ -129,3 +130,33 @@ def test_the_gpu_answers_as_the_cpu_does() -> None:
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+@pytest.mark.parametrize("faster", [torch.contiguous_format, torch.channels_last])
+def test_a_cpu_engine_computes_in_the_layout_it_measured_to_be_faster(faster: torch.memory_format) -> None:
+    seen: list[bool] = []
+
+    def wait(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if torch.jit.is_tracing():
+            raise TypeError("this hook would be lost in a trace")
+        seen.append(inputs[0].is_contiguous(memory_format=faster))
+        if not seen[-1]:
+            # Work, not sleep: the engine looks at CPU time.
+            busy = time.thread_time() + 0.05
+            while time.thread_time() < busy:
+                pass
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 30 * 30, 4)).eval()
+    module.register_forward_pre_hook(wait)
+    batch = images(3)
+    engine = Engine(module.requires_grad_(False), SETTINGS, "softmax", "cpu", 4)
+    before = engine.predict(batch)
+    engine.optimise()
+    assert set(seen) == {True, False}
+    after = engine.predict(batch)
+    assert seen[-1]
+    assert engine.channels_last == (faster == torch.channels_last)
+    assert module[0].weight.is_contiguous(memory_format=faster)
+    assert [ranking.class_ids for ranking in after] == [ranking.class_ids for ranking in before]
+    for one, other in zip(after, before, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
