@@ -42,6 +42,11 @@ unit: $(VENV)/.test $(DEMO) ## Run the unit tests of the plugins, the tools and 
 integration: $(VENV)/.test $(DEMO) ## Run the deploys on this machine's Docker engine
 	@$(VENV)/bin/python scripts/run-tests integration
 
+.PHONY: trials
+trials: $(VENV)/.test $(DEMO) ## Run the long trials: updates in a row, killed runs, a fleet
+	@$(VENV)/bin/ansible-playbook --inventory=inventory/local tests/prepare.yml
+	@$(VENV)/bin/python -m pytest -m trial tests/integration
+
 .PHONY: molecule
 molecule: $(VENV)/.test $(DEMO) ## Run the deploy on a simulated GPU host
 	@$(VENV)/bin/python scripts/run-tests molecule

@@ -19,6 +19,8 @@ from tests.integration.support.bundles import Workshop
 from tests.integration.support.load import LoadClient
 from tests.integration.support.playbooks import Host, Run, docker, free_port, play
 
+pytestmark = pytest.mark.trial
+
 
 class Fleet:
     """Hosts that one run deploys to."""

@@ -19,6 +19,8 @@ from tests.integration.support.interruption import Task, WatchedRun
 from tests.integration.support.load import LoadClient
 from tests.integration.support.playbooks import Host
 
+pytestmark = pytest.mark.trial
+
 EVERY_TASK = os.environ.get("INFERENCE_TEST_KILLS") == "all"
 # A long task is not done at once: what is there in its middle is another state of the host.
 LONG_TASKS = ("Start_candidate | Start its containers", "Start_candidate | Wait until its model is loaded")

@@ -10,8 +10,12 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.integration.support.load import Answer, SteadyClient
 from tests.integration.support.playbooks import ROOT, Host
+
+pytestmark = pytest.mark.trial
 
 UPDATES = int(os.environ.get("INFERENCE_TEST_UPDATES", "4"))
 PER_SECOND = 40
