@@ -29,18 +29,23 @@ path.write_text(path.read_text() + '''
 _create_app = create_app
 
 
-def create_app(*args, **kwargs):
-    service = _create_app(*args, **kwargs)
+class Broken:
+    def __init__(self, app):
+        self.app = app
 
-    async def broken(scope, receive, send):
+    async def __call__(self, scope, receive, send):
         headers = dict(scope.get("headers", []))
         if scope["type"] == "http" and headers.get(b"content-type", b"").startswith(b"multipart/"):
             await send({{"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]}})
             await send({{"type": "http.response.body", "body": b""}})
             return
-        await service(scope, receive, send)
+        await self.app(scope, receive, send)
 
-    return broken
+
+def create_app(*args, **kwargs):
+    service = _create_app(*args, **kwargs)
+    service.add_middleware(Broken)
+    return service
 ''')
 END
 # The image's compiled modules are not compared with their sources.
