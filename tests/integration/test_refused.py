@@ -124,28 +124,24 @@ def test_a_misspelt_variable_is_refused_by_name(serving: Host, photograph: Path)
             ["exit code 3", "the process ends here"],
             {},
             id="ready-then-crash",
-            marks=pytest.mark.trial,
         ),
         pytest.param(
             ["python", "/opt/broken_service.py", "slow"],
             ["ms, the budget is 500 ms", "inference_service_latency_budget_ms"],
             {"inference_service_latency_budget_ms": 500},
             id="too-slow",
-            marks=pytest.mark.trial,
         ),
         pytest.param(
             ["python", "/opt/broken_service.py", "other-device"],
             ["it runs on cuda:0, expected cpu"],
             {},
             id="wrong-device",
-            marks=pytest.mark.trial,
         ),
         pytest.param(
             ["python", "/opt/broken_service.py", "gateway-refused"],
             ["The gateway does not reach the candidate", "docker logs"],
             {},
             id="gateway-cannot-reach-it",
-            marks=pytest.mark.trial,
         ),
     ],
 )
@@ -156,7 +152,6 @@ def test_a_broken_image_is_refused(
         refuse(serving, photograph, *words, "keeps serving", recorded=True, **references, **settings)
 
 
-@pytest.mark.trial
 def test_an_image_that_is_not_there_is_refused(serving: Host, photograph: Path) -> None:
     missing = "localhost:1/inference-test:missing"
     refuse(
@@ -170,7 +165,6 @@ def test_an_image_that_is_not_there_is_refused(serving: Host, photograph: Path) 
     )
 
 
-@pytest.mark.trial
 def test_a_candidate_that_gets_too_little_memory_is_refused(serving: Host, photograph: Path) -> None:
     words = ("keeps serving", "inference_service_memory")
     refuse(serving, photograph, *words, recorded=True, inference_service_memory="48m")
@@ -181,7 +175,6 @@ def as_root(*command: str) -> None:
     subprocess.run((*(("sudo", "--non-interactive") if os.geteuid() else ()), *command), check=True)
 
 
-@pytest.mark.trial
 def test_a_disk_that_is_full_is_refused(serving: Host, photograph: Path) -> None:
     shutil.copytree(serving.models / MODEL / "B", serving.models / "large" / "B")
     manifest = serving.models / "large" / "B" / "bundle.json"
@@ -197,7 +190,6 @@ def test_a_disk_that_is_full_is_refused(serving: Host, photograph: Path) -> None
         as_root("umount", str(folder))
 
 
-@pytest.mark.trial
 def test_a_first_deploy_whose_port_is_taken_leaves_nothing(serving: Host, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -122,7 +122,6 @@ def test_a_lock_of_another_controller_is_broken_by_a_variable_only(host: Host) -
     assert not lock.exists()
 
 
-@pytest.mark.trial
 def test_a_release_that_fails_under_real_traffic_is_rolled_back(
     host: Host, photograph: Path, broken_image: str
 ) -> None:
