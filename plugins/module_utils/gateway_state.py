@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ansible.module_utils.docker_host import DockerError, run_docker
+
+# The wanted gateway as role gateway describes it.
+WANTED_OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "state_dir": {"type": "path", "required": True},
+    "image": {"type": "str", "required": True},
+    "upgrade": {"type": "bool", "default": False},
+    "folders": {"type": "dict", "required": True},
+    "files": {"type": "dict", "required": True},
+}
 
 
 @dataclass(frozen=True)
@@ -74,3 +87,43 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
         elif container.config_hash != config_hash:
             found.append(f"the container of {service} was made from another configuration")
     return found + [f"the container of {service} is not wanted" for service in sorted(set(present) - set(wanted))]
+
+
+def read_containers(project: str) -> list[Container]:
+    """Return the containers of the Compose project, stopped ones included."""
+    listed = run_docker(["ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]).split()
+    inspected = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+    return [parse_container(item) for item in inspected]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the gateway differs from the wanted one, the image that it is to run from, and whether it runs."""
+
+    differences: list[str]
+    image: str
+    running: bool
+
+
+def compare_gateway(wanted: dict[str, Any], containers: Iterable[Container]) -> Comparison:
+    """Compare folders, files and containers with the wanted ones, which have the keys of WANTED_OPTIONS.
+
+    A gateway keeps the image that it runs from unless an upgrade is wanted.
+    """
+    containers, state_dir, project = list(containers), wanted["state_dir"], f"{wanted['name']}-gateway"
+    gateway = next((container for container in containers if container.service == "gateway"), None)
+    image = gateway.image_id if gateway and not wanted["upgrade"] else wanted["image"]
+    files = {
+        str(Path(state_dir, name)): content.replace(wanted["image"], image) if wanted["image"] else content
+        for name, content in wanted["files"].items()
+    }
+    differences = compare_folders({str(Path(state_dir, name)): int(owner) for name, owner in wanted["folders"].items()})
+    try:
+        differences += compare_files(files)
+        # Compose reads the file itself, so its digests say something only when the file is the wanted one.
+        if not differences:
+            command = ["compose", "--project-name", project, "--project-directory", state_dir, "config", "--hash", "*"]
+            differences = compare_containers(containers, parse_config_hashes(run_docker(command)))
+    except (DockerError, OSError) as error:
+        differences.append(f"the gateway cannot be compared: {error}")
+    return Comparison(differences, image, bool(gateway and gateway.running))

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.acceptance import check_device, check_samples
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, inspect_instance, last_log_lines
-from ansible.module_utils.golden import GoldenError, GoldenSet, ask, compare, load
-from ansible.module_utils.http_client import UnreachableError, request
+from ansible.module_utils.golden import GoldenError, load
 from ansible.module_utils.instance_end import end_of
 
 DOCUMENTATION = r"""
@@ -51,51 +51,6 @@ seconds: {description: How long the whole acceptance took, returned: success, ty
 """
 
 
-# A sample over the budget is asked again: a slow model is slow each time, a busy host is not.
-ATTEMPTS = 3
-
-
-def check_device(base_url: str, wanted: str, timeout: float) -> tuple[str, str]:
-    """Return the device that the instance reports, and a problem or ''."""
-    try:
-        device = str(request(f"{base_url}/api/v1/model/info", timeout=timeout).json().get("device", ""))
-    except UnreachableError as error:
-        return "", f"no answer from {error}"
-    if wanted and not device.startswith(wanted):
-        return device, f"it runs on {device or 'an unknown device'}, expected {wanted}"
-    return device, ""
-
-
-def check_samples(base_url: str, golden: GoldenSet, params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Ask one instance the samples; return an entry each with its problems."""
-    entries = []
-    # When only some are asked: those that the model is surest of.
-    samples = sorted(golden.samples, key=lambda sample: -float(sample.top[0]["probability"]))
-    budget = params["latency_budget_ms"] / 1000
-    for sample in samples[: params["samples"] or None]:
-        for _ in range(ATTEMPTS):
-            predictions, headers, seconds, problem = ask(base_url, sample, timeout=max(budget * 2, 10))
-            if problem or seconds <= budget:
-                break
-        problems = [problem] if problem else compare(sample, predictions, golden.tolerance)
-        answered_by = headers.get("x-release-id", "")
-        if not problem and answered_by != params["release_id"]:
-            problems.append(f"release {answered_by or 'unknown'} answered, expected {params['release_id']}")
-        if not problem and seconds > budget:
-            problems.append(f"{sample.path.name}: {seconds * 1000:.0f} ms, the budget is {budget * 1000:.0f} ms")
-        entries.append(
-            {
-                "url": base_url,
-                "sample": sample.path.name,
-                "milliseconds": round(seconds * 1000, 1),
-                "prediction": predictions[0] if predictions else {},
-                "expected": sample.top[0],
-                "problems": problems,
-            }
-        )
-    return entries
-
-
 def ends(containers: list[str]) -> list[str]:
     """Return a sentence for each container that ended while it was asked."""
     found = []
@@ -134,7 +89,9 @@ def main() -> None:
     for base_url in params["base_urls"]:
         device, problem = check_device(base_url, params["device"], timeout=10)
         problems.extend([problem] if problem else [])
-        entries = check_samples(base_url, golden, params)
+        entries = check_samples(
+            base_url, golden, params["release_id"], params["samples"], params["latency_budget_ms"] / 1000
+        )
         report.extend(entries)
         problems.extend(text for entry in entries for text in entry["problems"])
     if problems:

@@ -9,11 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.acceptance import check_device, check_samples
+from ansible.module_utils.bake import pending
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, Instance, list_instances
+from ansible.module_utils.gateway_state import WANTED_OPTIONS, compare_gateway, read_containers
+from ansible.module_utils.golden import GoldenError, load
 from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file
 from ansible.module_utils.releases import (
     Gateway,
+    Plan,
     ReleaseError,
     choose_strategy,
     live_instances,
@@ -29,6 +34,8 @@ module: release_facts
 short_description: Read which release a host serves, and plan what a deploy has to do
 description:
   - Looks at the running containers, the gateway's memory and its map file, and the records. Changes nothing.
+  - With O(gateway) a host that serves the wanted release is looked at to the end, so that a deploy with nothing to do is
+    done here.
 options:
   name: {description: Name of the service, type: str, required: true}
   state_dir: {description: The service's state directory, type: path, required: true}
@@ -46,6 +53,8 @@ options:
     type: str
     choices: [auto, blue_green, recreate]
     default: auto
+  gateway: {description: "The wanted gateway, with the keys of M(gateway_facts)'s O(gateway_facts#module:wanted)", type: dict}
+  url: {description: Where the gateway answers; needed with O(gateway), type: str}
 author: [The maintainers]
 """
 
@@ -64,6 +73,11 @@ live: {description: Release and colour that get requests, returned: success, typ
 instances: {description: All containers of the service, returned: success, type: list, elements: dict}
 gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
 records: {description: The records of this host in order, returned: success, type: list, elements: dict}
+unsettled:
+  description: What a deploy has to put in order although the wanted release is live, empty when nothing. Only with O(gateway).
+  returned: when asked
+  type: str
+verified: {description: Device and prediction of a settled host, returned: when asked, type: dict}
 started: {description: Seconds since the epoch, for the record, returned: success, type: float}
 """
 
@@ -133,6 +147,38 @@ def live_release(state_dir: Path, serving: list[Instance]) -> dict[str, Any]:
         return {"release_id": serving[0].release}
 
 
+def verify(url: str, state_dir: Path, release: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Ask one golden sample through the gateway; return device and prediction, and a problem or ''."""
+    bundle = state_dir / "bundles" / release["bundle"]["name"] / release["bundle"]["version"]
+    try:
+        golden = load(bundle)
+    except GoldenError as error:
+        return {}, str(error)
+    device, problem = check_device(url, release["settings"]["device"], timeout=10)
+    if problem:
+        return {}, problem
+    # How fast it is was judged at acceptance; one slow answer of a busy host is no reason to touch anything.
+    entry = check_samples(url, golden, release["release_id"], count=1, budget=60)[0]
+    prediction = {"sample": entry["sample"], **entry["prediction"]}
+    return {"device": device, "prediction": prediction}, "; ".join(entry["problems"])
+
+
+def examine(params: dict[str, Any], state_dir: Path, release: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
+    """Look at everything around a live release; return what verified it, and what is not in order or ''."""
+    wanted = params["gateway"]
+    differences = compare_gateway(wanted, read_containers(f"{wanted['name']}-gateway")).differences
+    if differences:
+        return {}, differences[0]
+    if pending(state_dir / "gateway", plan.colour):
+        return {}, "its bake has not ended"
+    if plan.leftovers:
+        return {}, f"an interrupted run left {', '.join(plan.leftovers)}"
+    good = [record["release_id"] for record in read_records(state_dir) if record["result"] == "ok"]
+    if good[-1:] != [plan.release_id]:
+        return {}, "its record is missing"
+    return verify(params["url"], state_dir, release)
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -143,7 +189,10 @@ def main() -> None:
             "desired": {"type": "dict"},
             "release": {"type": "str"},
             "strategy": {"type": "str", "choices": ["auto", "blue_green", "recreate"], "default": "auto"},
+            "gateway": {"type": "dict", "options": WANTED_OPTIONS},
+            "url": {"type": "str"},
         },
+        required_by={"gateway": ["url", "desired"]},
         mutually_exclusive=[("desired", "release")],
         supports_check_mode=True,
     )
@@ -177,12 +226,16 @@ def main() -> None:
                 gpus = [str(item["index"]) for item in release["settings"]["instances"] if item["gpu"]]
                 memory = gpu_memory() if gpus and params["strategy"] == "auto" else {}
                 plan.strategy = choose_strategy(params["strategy"], gateway.held, gpus, memory)
-            result.update(release=release, plan=asdict(plan))
+            verified: dict[str, Any] = {}
+            unsettled = plan.reason
+            if not plan.rollout and params["gateway"]:
+                verified, unsettled = examine(params, state_dir, release, plan)
+            result.update(release=release, plan=asdict(plan), verified=verified, unsettled=unsettled)
             if plan.rollout:
                 # Only a dry run reports the plan as the change; a real one reports it where it happens.
                 result["changed"] = module.check_mode
                 result["diff"] = {"before": describe(live), "after": describe(release)}
-    except ReleaseError as error:
+    except (ReleaseError, DockerError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 
