@@ -87,6 +87,10 @@ findings:
   returned: always
   type: list
   elements: dict
+by_topic:
+  description: The same findings as a list for each topic that was read.
+  returned: always
+  type: dict
 flavor:
   description: The chosen row of O(flavors), with name, reason and fits; empty without a table.
   returned: always
@@ -128,17 +132,18 @@ def main() -> None:
     if options["flavors"]:
         flavor = choose_flavor(options["flavors"], facts, present)
         requirements = options["flavors"][flavor["name"]]
-    findings = []
+    by_topic = {}
     if "driver" in topics:
-        findings += assess_driver(facts, options["gpu"], requirements)
+        by_topic["driver"] = assess_driver(facts, options["gpu"], requirements)
     if "engine" in topics:
-        findings += assess_engine(facts, options["engine_required"])
+        by_topic["engine"] = assess_engine(facts, options["engine_required"])
     if "toolkit" in topics:
-        findings += assess_toolkit(facts, options["toolkit_required"])
+        by_topic["toolkit"] = assess_toolkit(facts, options["toolkit_required"])
     module.exit_json(
         changed=False,
         facts=facts,
-        findings=findings,
+        findings=[found for findings in by_topic.values() for found in findings],
+        by_topic=by_topic,
         flavor=flavor,
         gpu_present=present,
     )

@@ -61,6 +61,7 @@ def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
         facts["compose_version"] = parse_plugin_version(run(["docker", "compose", "version"], timeout))
         facts["buildx_version"] = parse_plugin_version(run(["docker", "buildx", "version"], timeout))
     facts["instances"] = _instances(run, timeout) if facts["version"] else []
+    facts["images"] = _images(run, timeout) if facts["version"] else {}
     facts["daemon_present"] = any(
         (root / folder / "dockerd").exists() for folder in ("usr/bin", "usr/sbin", "usr/local/bin")
     )
@@ -73,6 +74,12 @@ def parse_plugin_version(outcome: Outcome) -> str:
     """Version in the line that a command-line plugin prints about itself, or nothing."""
     match = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)", outcome.out) if outcome.ok else None
     return match.group(1) if match else ""
+
+
+def parse_images(text: str) -> dict[str, str]:
+    """Turn `docker image ls --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}'` into `{tag: id}`."""
+    rows = [line.split() for line in text.splitlines()]
+    return {row[0]: row[1] for row in rows if len(row) == 2 and "<none>" not in row[0]}
 
 
 def parse_instances(text: str) -> list[dict[str, Any]]:
@@ -97,6 +104,13 @@ def parse_instances(text: str) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _images(run: Runner, timeout: float) -> dict[str, str]:
+    """Ids of the images that have a name, by that name."""
+    listing = ["docker", "image", "ls", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]
+    answer = run(listing, timeout)
+    return parse_images(answer.out) if answer.ok else {}
 
 
 def _instances(run: Runner, timeout: float) -> list[dict[str, Any]]:
