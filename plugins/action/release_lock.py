@@ -1,15 +1,40 @@
-"""Action of module release_lock: say which run asks, and judge on the controller whether the holder still lives."""
+"""Action: take or give back the lock of a host; one run at a time holds it, and one that is provably dead holds nothing.
+
+On the host a few lines of shell replace one content of the lock by another; whose it is, is judged on the controller.
+"""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import platform
+import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+
+LOCK_NAME = "deploy.lock"
+# Arguments: folder, expected content, new content; '' stands for no lock. Another content is printed, with exit code 3.
+# The kernel ends the lock on the folder with the shell; a reader, or a power cut, sees the old content or the new.
+SWAP = f"""
+[ -n "$3" ] && mkdir -p "$1"
+[ -n "$3" ] || [ -d "$1" ] || exit 3
+cd "$1" && exec 9<. && flock 9 || exit 1
+held=$(cat {LOCK_NAME} 2>/dev/null)
+[ "$held" = "$2" ] || {{ printf %s "$held"; exit 3; }}
+[ -n "$3" ] || {{ rm -f {LOCK_NAME}; exit; }}
+printf '%s\\n' "$3" >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME}
+"""
+HELD = 3
+# Runs that replace the same dead one at the same time; more do not happen.
+ATTEMPTS = 10
+
+# Replaces one content of a lock by another; returns whether it did, and the real content.
+Swap = Callable[[str, str], tuple[bool, str]]
 
 # What two owners must share for one of them to know about the other's processes.
 SAME_MACHINE = ("controller", "machine")
@@ -68,34 +93,86 @@ def describe(holder: dict[str, Any]) -> str:
     return f"{holder['owner']} (process {holder['pid']}) since {holder['since']}"
 
 
+class LockError(Exception):
+    """The lock cannot be read or written; the message is the host's own."""
+
+
+def read_holder(content: str) -> dict[str, Any]:
+    """Return who wrote the lock, nothing when there is none; what cannot be read is held by somebody unknown."""
+    try:
+        holder = json.loads(content) if content else {}
+    except ValueError:
+        holder = None
+    return holder if isinstance(holder, dict) else {"run": "unreadable"}
+
+
+def swap_command(folder: str, expected: str, new: str) -> str:
+    """Return the shell command that replaces the lock's content where it is the expected one."""
+    return shlex.join(["sh", "-c", SWAP, "sh", folder, expected, new])
+
+
+def take(swap: Swap, me: dict[str, Any], break_it: bool = False) -> dict[str, Any]:
+    """Take the lock and return nothing, or return its holder."""
+    mine, expected = json.dumps(me, sort_keys=True), ""
+    for _ in range(ATTEMPTS):
+        swapped, held = swap(expected, mine)
+        if swapped:
+            return {}
+        holder = read_holder(held)
+        if holder and holder.get("run") != me["run"] and not break_it and not provably_dead(holder, me):
+            return holder
+        expected = held
+    raise LockError("other runs write it all the time")
+
+
+def release(swap: Swap, run: str) -> bool:
+    """Give the lock back when the run holds it; return whether it did."""
+    # Content that no lock has, to learn what it is.
+    held = swap("?", "")[1]
+    return read_holder(held).get("run") == run and swap(held, "")[0]
+
+
 class ActionModule(ActionBase):
     """Takes the lock for this run of ansible-playbook, or says who holds it."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the host, and ask once more when the holder turns out to be dead."""
+        """Take the lock or give it back; the lock is gone when the run ends, so neither is a change of the host."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(
+            {
+                "state_dir": {"type": "path", "required": True},
+                "state": {"type": "str", "choices": ["taken", "released"], "default": "taken"},
+                "break_lock": {"type": "bool", "default": False},
+            }
+        )
+        result.update(changed=False, holder={})
+        if self._task.check_mode:
+            return result
+        folder = options["state_dir"]
+
+        def swap(expected: str, new: str) -> tuple[bool, str]:
+            answer = self._low_level_execute_command(swap_command(folder, expected, new))
+            if answer["rc"] not in (0, HELD):
+                raise LockError(answer["stderr"].strip() or answer["stdout"].strip())
+            return answer["rc"] == 0, answer["stdout"].strip()
+
         # A task runs in a process of its own, a child of the playbook's.
         me = this_run(os.getppid())
-        arguments = {**self._task.args, "owner": me}
-        answer = self._ask(arguments, task_vars)
-        if provably_dead(answer.get("holder") or {}, me):
-            answer = self._ask({**arguments, "replace": answer["holder"]["run"]}, task_vars)
-        result.update(answer)
-        if result.get("holder"):
+        try:
+            if options["state"] == "taken":
+                result["holder"] = take(swap, me, options["break_lock"])
+            else:
+                release(swap, me["run"])
+        except LockError as error:
             result.update(
                 failed=True,
-                msg=f"Another run works on this service of {self._host_name(task_vars)}: {describe(result['holder'])}. "
-                "Nothing was touched. Wait until it has ended; if you know that it is dead, run again with "
-                "-e inference_service_break_lock=true.",
+                msg=f"The lock in {folder} cannot be written: {error}. Free space or mend the permissions there.",
+            )
+        if result["holder"]:
+            result.update(
+                failed=True,
+                msg=f"Another run works on this service of {(task_vars or {}).get('inventory_hostname', 'the host')}: "
+                f"{describe(result['holder'])}. Nothing was touched. Wait until it has ended; if you know that it is dead, run "
+                "again with -e inference_service_break_lock=true.",
             )
         return result
-
-    def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        answer: dict[str, Any] = self._execute_module(
-            module_name="release_lock", module_args=arguments, task_vars=task_vars
-        )
-        return answer
-
-    @staticmethod
-    def _host_name(task_vars: dict[str, Any] | None) -> str:
-        return str((task_vars or {}).get("inventory_hostname", "the host"))

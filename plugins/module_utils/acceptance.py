@@ -40,7 +40,7 @@ def check_samples(
         problems = [problem] if problem else compare(sample, predictions, golden.tolerance)
         answered_by = headers.get("x-release-id", "")
         if not problem and answered_by != release_id:
-            problems.append(f"release {answered_by or 'unknown'} answered, expected {params['release_id']}")
+            problems.append(f"release {answered_by or 'unknown'} answered, expected {release_id}")
         if not problem and seconds > budget:
             problems.append(f"{sample.path.name}: {seconds * 1000:.0f} ms, the budget is {budget * 1000:.0f} ms")
         entries.append(

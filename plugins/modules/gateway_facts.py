@@ -24,10 +24,10 @@ options:
       name: {description: Name of the service, type: str, required: true}
       state_dir: {description: The gateway's directory on the host, type: path, required: true}
       image: {description: The wanted image's id, type: str, required: true}
-      upgrade: {description: Whether a gateway that runs from another image is to be replaced, type: bool, default: false}
+      upgrade: {description: Whether to replace a gateway that runs from another image, type: bool, default: false}
       folders: {description: Folders below the directory and their owners' numbers, type: dict, required: true}
       files:
-        description: Files below the directory and their contents; an image that is kept takes the image's place in them.
+        description: Files below the directory and their contents; an image that is kept takes its place in them.
         type: dict
         required: true
 author: [The maintainers]

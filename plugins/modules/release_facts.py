@@ -34,8 +34,8 @@ module: release_facts
 short_description: Read which release a host serves, and plan what a deploy has to do
 description:
   - Looks at the running containers, the gateway's memory and its map file, and the records. Changes nothing.
-  - With O(gateway) a host that serves the wanted release is looked at to the end, so that a deploy with nothing to do is
-    done here.
+  - With O(gateway) a host that serves the wanted release is looked at to the end, so that a deploy which has nothing to
+    do ends here.
 options:
   name: {description: Name of the service, type: str, required: true}
   state_dir: {description: The service's state directory, type: path, required: true}
@@ -53,7 +53,7 @@ options:
     type: str
     choices: [auto, blue_green, recreate]
     default: auto
-  gateway: {description: "The wanted gateway, with the keys of M(gateway_facts)'s O(gateway_facts#module:wanted)", type: dict}
+  gateway: {description: The wanted gateway as M(gateway_facts) takes it, type: dict}
   url: {description: Where the gateway answers; needed with O(gateway), type: str}
 author: [The maintainers]
 """
@@ -74,7 +74,7 @@ instances: {description: All containers of the service, returned: success, type:
 gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
 records: {description: The records of this host in order, returned: success, type: list, elements: dict}
 unsettled:
-  description: What a deploy has to put in order although the wanted release is live, empty when nothing. Only with O(gateway).
+  description: What a deploy has to put in order, empty when nothing. Only O(gateway) can show that it is nothing.
   returned: when asked
   type: str
 verified: {description: Device and prediction of a settled host, returned: when asked, type: dict}

@@ -5,64 +5,98 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plugins.action.release_lock import describe, process_start, provably_dead, this_run
-from plugins.module_utils.run_lock import LOCK_NAME, read_lock, release, take
+from plugins.action.release_lock import (
+    HELD,
+    LOCK_NAME,
+    Swap,
+    describe,
+    process_start,
+    provably_dead,
+    read_holder,
+    release,
+    swap_command,
+    take,
+    this_run,
+)
 
 
 def owner(run: str) -> dict[str, Any]:
-    return {"run": run, "owner": "ann@deployer", "pid": 7, "since": "2026-01-01T00:00:00Z"}
+    """Return a run of this very process, which lives as long as the test does."""
+    return {**this_run(os.getpid()), "run": run, "owner": "ann@deployer", "since": "2026-01-01T00:00:00Z"}
+
+
+def on_this_machine(folder: Path) -> Swap:
+    """Run the shell command as an action does, without a connection between."""
+
+    def swap(expected: str, new: str) -> tuple[bool, str]:
+        command = ["sh", "-c", swap_command(str(folder), expected, new)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, HELD), done.stderr
+        return done.returncode == 0, done.stdout
+
+    return swap
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    return read_holder((folder / LOCK_NAME).read_text())
 
 
 class TestLock:
     def test_the_first_takes_it_and_the_second_learns_who_has_it(self, tmp_path: Path) -> None:
-        assert take(tmp_path / "state", owner("one")) == {}
-        assert take(tmp_path / "state", owner("two")) == owner("one")
-        assert read_lock(tmp_path / "state") == owner("one")
+        swap = on_this_machine(tmp_path / "it's a state")
+        assert take(swap, owner("one")) == {}
+        assert take(swap, owner("two")) == owner("one")
+        assert read_lock(tmp_path / "it's a state") == owner("one")
 
     def test_a_run_may_take_its_own_lock_again(self, tmp_path: Path) -> None:
-        take(tmp_path, owner("one"))
-        assert take(tmp_path, owner("one")) == {}
+        swap = on_this_machine(tmp_path)
+        take(swap, owner("one"))
+        assert take(swap, {**owner("one"), "since": "later"}) == {}
+        assert read_lock(tmp_path)["since"] == "later"
 
     def test_only_the_holder_gives_it_back(self, tmp_path: Path) -> None:
-        take(tmp_path, owner("one"))
-        assert release(tmp_path, "two") is False
-        assert release(tmp_path, "one") is True
+        swap = on_this_machine(tmp_path)
+        take(swap, owner("one"))
+        assert release(swap, "two") is False
+        assert release(swap, "one") is True
         assert list(tmp_path.iterdir()) == []
-        assert release(tmp_path / "nothing", "one") is False
+        assert release(swap, "one") is False
+        assert release(on_this_machine(tmp_path / "nothing"), "one") is False
+        assert list(tmp_path.iterdir()) == []
 
-    def test_a_dead_run_is_replaced_by_name_only(self, tmp_path: Path) -> None:
-        take(tmp_path, owner("dead"))
-        assert take(tmp_path, owner("two"), replace="dead") == {}
+    def test_a_dead_run_is_replaced_once(self, tmp_path: Path) -> None:
+        swap, me = on_this_machine(tmp_path), this_run(os.getpid())
+        take(swap, {**me, "run": "dead", "start": "0"})
+        dead = (tmp_path / LOCK_NAME).read_text().strip()
+        assert take(swap, me) == {}
         # A third that saw the same dead run comes too late.
-        assert take(tmp_path, owner("three"), replace="dead") == owner("two")
+        swapped, held = swap(dead, json.dumps(owner("three")))
+        assert not swapped
+        assert read_holder(held) == me
 
-    @pytest.mark.parametrize("content", ["", "{", "[]"])
+    @pytest.mark.parametrize("content", ["{", "[]"])
     def test_a_lock_that_cannot_be_read_holds_until_it_is_broken(self, tmp_path: Path, content: str) -> None:
         (tmp_path / LOCK_NAME).write_text(content)
-        assert "unknown" in describe(take(tmp_path, owner("one")))
-        assert take(tmp_path, owner("one"), break_it=True) == {}
-        assert json.loads((tmp_path / LOCK_NAME).read_text()) == owner("one")
+        swap = on_this_machine(tmp_path)
+        assert "unknown" in describe(take(swap, owner("one")))
+        assert take(swap, owner("one"), break_it=True) == {}
+        assert read_lock(tmp_path) == owner("one")
+
+    def test_what_cannot_be_written_says_why(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        command = ["sh", "-c", swap_command(str(tmp_path / "file"), "", "{}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode not in (0, HELD)
+        assert "exists" in done.stderr or "directory" in done.stderr
 
     def test_of_many_at_once_one_wins(self, tmp_path: Path) -> None:
-        program = (
-            "import sys; from pathlib import Path\n"
-            "import ansible.module_utils as m; m.__path__.append(sys.argv[3])\n"
-            "from ansible.module_utils.run_lock import take\n"
-            "print('won' if not take(Path(sys.argv[1]), {'run': sys.argv[2]}) else 'lost')\n"
-        )
-        shared = str(Path(__file__).resolve().parents[3] / "plugins" / "module_utils")
-        running = [
-            subprocess.Popen((sys.executable, "-c", program, str(tmp_path), str(n), shared), stdout=subprocess.PIPE)
-            for n in range(8)
-        ]
-        said = [process.communicate()[0].decode().strip() for process in running]
-        assert sorted(said) == ["lost"] * 7 + ["won"]
+        running = [subprocess.Popen(["sh", "-c", swap_command(str(tmp_path), "", str(n))]) for n in range(1, 9)]
+        assert sorted(process.wait() for process in running) == [0] + [HELD] * 7
 
 
 class TestDead:
@@ -91,4 +125,4 @@ class TestDead:
         assert provably_dead({}, self.me) is False
 
     def test_the_holder_is_named_with_its_time(self) -> None:
-        assert describe(owner("one")) == "ann@deployer (process 7) since 2026-01-01T00:00:00Z"
+        assert describe(owner("one")) == f"ann@deployer (process {os.getpid()}) since 2026-01-01T00:00:00Z"
