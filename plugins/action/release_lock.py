@@ -1,4 +1,4 @@
-"""Action: take or give back the lock of a host; one run at a time holds it, and one that is provably dead holds nothing.
+"""Action: take or give back the lock of a host; one run at a time has it, and one that is provably dead has nothing.
 
 On the host a few lines of shell replace one content of the lock by another; whose it is, is judged on the controller.
 """
@@ -172,7 +172,7 @@ class ActionModule(ActionBase):
             result.update(
                 failed=True,
                 msg=f"Another run works on this service of {(task_vars or {}).get('inventory_hostname', 'the host')}: "
-                f"{describe(result['holder'])}. Nothing was touched. Wait until it has ended; if you know that it is dead, run "
-                "again with -e inference_service_break_lock=true.",
+                f"{describe(result['holder'])}. Nothing was touched. Wait until it has ended; if you know that it is "
+                "dead, run again with -e inference_service_break_lock=true.",
             )
         return result

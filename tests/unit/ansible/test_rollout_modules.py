@@ -18,12 +18,13 @@ from ansible.errors import AnsibleLookupError
 from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
+from plugins.module_utils.acceptance import check_device, check_samples
 from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
 from plugins.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
 from plugins.module_utils.http_client import UnreachableError, request
 from plugins.module_utils.instance_end import describe_end, parse_ends
-from plugins.modules import bundle_facts, release_accept, release_prepare
+from plugins.modules import bundle_facts, release_prepare
 from plugins.modules.instance_ready import own_words
 
 TOP = [
@@ -169,8 +170,7 @@ class TestAcceptance:
         (folder / "golden" / "cat.jpg").write_bytes(b"jpeg")
         golden = {"tolerance": 0.01, "samples": [{"file": "golden/cat.jpg", "top": TOP}]}
         (folder / "golden" / "golden.json").write_text(json.dumps(golden))
-        defaults = {"release_id": "aaaaaaaaaaaa", "latency_budget_ms": 5000, "samples": 0}
-        entries = release_accept.check_samples(url, load(folder), {**defaults, **params})
+        entries = check_samples(url, load(folder), **{"release_id": "aaaaaaaaaaaa", **params})
         return [problem for entry in entries for problem in entry["problems"]]
 
     def test_the_right_answer_of_the_right_release_is_accepted(self, service: Any, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ class TestAcceptance:
         assert "out of luck" in problem
 
     def test_an_answer_over_the_budget_is_refused(self, service: Any, tmp_path: Path) -> None:
-        [problem] = self.check(service[0], tmp_path, latency_budget_ms=0)
+        [problem] = self.check(service[0], tmp_path, budget=0.0)
         assert "the budget is 0 ms" in problem
 
     def test_nobody_answering_is_a_problem_not_a_traceback(self, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ class TestAcceptance:
         assert "no answer" in problem
 
     def test_the_wrong_device_is_refused(self, service: Any) -> None:
-        assert release_accept.check_device(service[0], "cpu", 5) == ("cpu", "")
-        assert release_accept.check_device(service[0], "cuda", 5)[1] == "it runs on cpu, expected cuda"
+        assert check_device(service[0], "cpu", 5) == ("cpu", "")
+        assert check_device(service[0], "cuda", 5)[1] == "it runs on cpu, expected cuda"
 
     def test_a_server_that_hangs_up_is_unreachable(self) -> None:
         class HangUp(socketserver.BaseRequestHandler):
