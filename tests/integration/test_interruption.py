@@ -21,6 +21,9 @@ from tests.integration.support.playbooks import Host
 
 pytestmark = pytest.mark.trial
 
+# The client shall watch, not use up the machine on which the run itself must get on.
+PAUSE = 0.1
+
 EVERY_TASK = os.environ.get("INFERENCE_TEST_KILLS") == "all"
 # A long task is not done at once: what is there in its middle is another state of the host.
 LONG_TASKS = ("Start_candidate | Start its containers", "Start_candidate | Wait until its model is loaded")
@@ -81,7 +84,7 @@ def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
     watched = WatchedRun(releases.host, tmp_path, releases.update(target))
     assert watched.finish().code == 0
     killed = []
-    with LoadClient(releases.host.port, photograph) as client:
+    with LoadClient(releases.host.port, photograph, PAUSE) as client:
         for task in points(watched.ended()):
             target = releases.next
             run = WatchedRun(releases.host, tmp_path, releases.update(target), stop_after=task.number)
@@ -101,7 +104,7 @@ def test_an_update_killed_within_a_long_task_loses_nothing_and_is_made_good(
     releases: Releases, photograph: Path, tmp_path: Path, task: str
 ) -> None:
     target = releases.next
-    with LoadClient(releases.host.port, photograph) as client:
+    with LoadClient(releases.host.port, photograph, PAUSE) as client:
         run = WatchedRun(releases.host, tmp_path, releases.update(target))
         run.wait_until_started(task)
         run.kill()
@@ -117,7 +120,7 @@ def test_a_deploy_killed_while_it_brings_the_bundle_leaves_nothing(
     manifest = host.models / MODEL / version / "bundle.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": version}))
     installed = host.state_dir / "bundles" / MODEL
-    with LoadClient(host.port, photograph) as client:
+    with LoadClient(host.port, photograph, PAUSE) as client:
         for name in ("Install_bundle | Copy the bundle", "Install_bundle | Let the service's image load it"):
             run = WatchedRun(host, tmp_path, host.command("deploy", model_bundle_version=version))
             run.wait_until_started(name)
