@@ -2,6 +2,7 @@
 
 Each round kills an update, the whole process tree at once, and lets the same update run to its end. By default the
 points are those at which the host differs from the point before; INFERENCE_TEST_KILLS=all takes every task.
+What was shown is in .reports/kills.json.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 from tests.integration.conftest import MODEL
 from tests.integration.support.interruption import Task, WatchedRun
 from tests.integration.support.load import LoadClient
-from tests.integration.support.playbooks import Host
+from tests.integration.support.playbooks import ROOT, Host
 
 pytestmark = pytest.mark.trial
 
@@ -77,6 +78,19 @@ def points(tasks: list[Task]) -> Iterator[Task]:
     yield from (task for task in tasks[:-1] if EVERY_TASK or task.changed)
 
 
+def report(killed: list[str], client: LoadClient) -> None:
+    """Write down what was shown until now: all of it takes an hour."""
+    shown = {
+        "kill_points": len(killed),
+        "after": killed,
+        "requests": len(client.answers),
+        "failed": len(client.failures),
+        "longest_gap_s": round(client.longest_silence(), 2),
+    }
+    (ROOT / ".reports").mkdir(exist_ok=True)
+    (ROOT / ".reports" / "kills.json").write_text(json.dumps(shown, indent=2) + "\n")
+
+
 def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
     releases: Releases, photograph: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +108,7 @@ def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
             releases.converge(tmp_path, target)
             assert client.failures == [], f"made good after a kill after {task.name}"
             killed.append(task.name)
-    print(f"{len(killed)} kill points:", *killed, sep="\n  ")
+            report(killed, client)
     assert killed
     assert {answer.fresh_connection for answer in client.answers} == {True, False}
 
