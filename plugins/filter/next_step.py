@@ -21,6 +21,11 @@ STEPS = (
         "Set a higher inference_service_memory, or take a smaller model, then run the playbook again.",
     ),
     (
+        r"CUDA out of memory",
+        "The GPU has no room for this release beside the one that serves: let it take that one's place with "
+        "inference_service_strategy=recreate, or free memory (`nvidia-smi` names the processes).",
+    ),
+    (
         r"the budget is \d+ ms",
         "If the model may take that long, raise inference_service_latency_budget_ms, then run the playbook again.",
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.haproxy_runtime import live_colour, read_map_file, servers_down, set_live_colour, statistics
-from ansible.module_utils.releases import COLOURS, read_json, write_atomically
+from ansible.module_utils.releases import COLOURS, HOLD, read_json, write_atomically
 
 NOTE = "switch.json"
 # One error in a hundred more than the former release had is one too many.
@@ -69,15 +69,26 @@ def set_live(state_dir: Path, map_path: str, colour: str) -> None:
     set_live_colour(state_dir / "run" / "admin.sock", map_path, colour)
 
 
-def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> tuple[str, bool]:
-    """Make the colour live; return the colour that was, and whether anything changed.
+@dataclass(frozen=True)
+class Switched:
+    """What a switch did: the colour that was live, whether anything changed, and how long requests had been held."""
+
+    previous: str
+    changed: bool
+    held: float = 0.0
+
+
+def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> Switched:
+    """Make the colour live.
 
     With bake a note is left first: as long as it is there, the live release has not proved itself.
     """
-    admin_socket, note = state_dir / "run" / "admin.sock", state_dir / NOTE
+    admin_socket, note, map_file = state_dir / "run" / "admin.sock", state_dir / NOTE, state_dir / "conf" / "live.map"
     previous = live_colour(admin_socket, map_path)
-    if previous == colour and read_map_file(state_dir / "conf" / "live.map") == colour:
-        return previous, False
+    if previous == colour and read_map_file(map_file) == colour:
+        return Switched(previous, False)
+    # The map file was written when the requests began to wait, be it by a run that died since.
+    held_since = map_file.stat().st_mtime if previous.startswith(HOLD) else 0.0
     if bake and previous in COLOURS and previous != colour:
         content = {"from": previous, "to": colour, "at": time.time()}
         content["before"] = vars(read_counters(admin_socket, colour))
@@ -86,7 +97,7 @@ def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> tuple[str
     else:
         note.unlink(missing_ok=True)
     set_live(state_dir, map_path, colour)
-    return previous, True
+    return Switched(previous, True, time.time() - held_since if held_since else 0.0)
 
 
 def counters_of(content: dict[str, Any]) -> Counters:
@@ -104,7 +115,10 @@ def pending(state_dir: Path, colour: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a bake ended: the reason to go back or '', what was counted, and whether the former colour serves again."""
+    """How a bake ended: the reason to go back or '', what was counted, and whether the former colour serves again.
+
+    back_seconds is what going back took, from the verdict until the running gateway had the former colour.
+    """
 
     reason: str = ""
     former: str = ""
@@ -112,6 +126,7 @@ class Outcome:
     requests: int = 0
     errors: int = 0
     seconds: float = 0.0
+    back_seconds: float = 0.0
 
 
 def bake(state_dir: Path, map_path: str, colour: str, servers: list[str], seconds: float) -> Outcome:
@@ -132,11 +147,13 @@ def bake(state_dir: Path, map_path: str, colour: str, servers: list[str], second
         if final:
             break
         time.sleep(0.1)
+    judged = time.monotonic()
     former_up = any(row["status"].startswith("UP") for row in statistics(admin_socket, f"bk_{note['from']}"))
     # Nothing is won by going back to a release that is gone.
     went_back = bool(reason) and former_up
     if went_back:
         set_live(state_dir, map_path, note["from"])
+    back = round(time.monotonic() - judged, 4) if went_back else 0.0
     (state_dir / NOTE).unlink()
     took = round(time.monotonic() - started, 2)
-    return Outcome(reason, note["from"], went_back, counted.requests, counted.errors, took)
+    return Outcome(reason, note["from"], went_back, counted.requests, counted.errors, took, back)

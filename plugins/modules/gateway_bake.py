@@ -42,6 +42,7 @@ errors: {description: How many of them ended with a 5xx, returned: always, type:
 seconds: {description: How long it was watched, returned: always, type: float}
 former: {description: The colour that was live before, returned: always, type: str}
 went_back: {description: Whether the former colour serves again, returned: always, type: bool}
+back_seconds: {description: How long going back took after the verdict, returned: always, type: float}
 """
 
 
@@ -69,8 +70,12 @@ def main() -> None:
         module.fail_json(msg=f"The new release could not be watched through the gateway: {error}")
     result = asdict(outcome)
     if outcome.reason:
-        kept = "" if outcome.went_back else ". The release before is not up, so the gateway was not switched back"
-        module.fail_json(msg=f"{outcome.reason}{kept}", **result)
+        ending = (
+            f"the release before got the requests again {outcome.back_seconds:.2f} s after that was seen"
+            if outcome.went_back
+            else "the release before is not up, so the gateway was not switched back"
+        )
+        module.fail_json(msg=f"{outcome.reason}; {ending}", **result)
     module.exit_json(changed=False, **result)
 
 

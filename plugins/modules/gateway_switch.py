@@ -45,6 +45,7 @@ EXAMPLES = r"""
 RETURN = r"""
 previous: {description: The colour that was live, returned: success, type: str}
 seconds: {description: How long the switch itself took, returned: success, type: float}
+held: {description: Seconds that requests had been kept waiting for this switch, returned: success, type: float}
 undrained: {description: Requests that were still under way when the drain time was over, returned: success, type: int}
 """
 
@@ -81,13 +82,19 @@ def main() -> None:
         )
     started = time.monotonic()
     try:
-        previous, changed = switch(state_dir, params["map_path"], colour, params["bake"])
+        done = switch(state_dir, params["map_path"], colour, params["bake"])
         seconds = time.monotonic() - started
-        drained = previous in COLOURS and previous != colour
-        undrained = wait_until_idle(admin_socket, f"bk_{previous}", params["drain"]) if drained else 0
+        drained = done.previous in COLOURS and done.previous != colour
+        undrained = wait_until_idle(admin_socket, f"bk_{done.previous}", params["drain"]) if drained else 0
     except (GatewayError, OSError) as error:
         module.fail_json(msg=f"The gateway could not be switched to {colour}: {error}")
-    module.exit_json(changed=changed, previous=previous, seconds=round(seconds, 4), undrained=undrained)
+    module.exit_json(
+        changed=done.changed,
+        previous=done.previous,
+        seconds=round(seconds, 4),
+        held=round(done.held, 3),
+        undrained=undrained,
+    )
 
 
 if __name__ == "__main__":

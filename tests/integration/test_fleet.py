@@ -21,6 +21,9 @@ from tests.integration.support.playbooks import Host, Run, docker, free_port, pl
 
 pytestmark = pytest.mark.trial
 
+# The client shall watch, not use up the machine on which the run itself must get on.
+PAUSE = 0.1
+
 
 class Fleet:
     """Hosts that one run deploys to."""
@@ -95,7 +98,7 @@ def test_the_first_deploy_reaches_every_host(fleet: Fleet) -> None:
 
 def test_a_canary_that_fails_leaves_the_others_untouched(fleet: Fleet, photograph: Path) -> None:
     before = fleet.instances()
-    with LoadClient(fleet.port, photograph) as client:
+    with LoadClient(fleet.port, photograph, PAUSE) as client:
         run = fleet.play("deploy", model_bundle_version="B", inference_service_env={"API_MAX_BATCH": "many"})
     assert run.code != 0
     assert client.failures == []
@@ -119,7 +122,7 @@ def test_a_host_that_is_not_fit_stops_the_run_before_any_is_changed(fleet: Fleet
 
 
 def test_an_update_goes_through_the_batches_and_loses_nothing(fleet: Fleet, photograph: Path) -> None:
-    with LoadClient(fleet.port, photograph) as client:
+    with LoadClient(fleet.port, photograph, PAUSE) as client:
         run = fleet.play("deploy", model_bundle_version="B", deploy_batch=2)
     assert run.code == 0, run.output[-6000:]
     assert client.failures == []
@@ -138,7 +141,7 @@ def test_a_rerun_changes_nothing(fleet: Fleet) -> None:
 def test_a_host_that_dies_costs_no_request(fleet: Fleet, photograph: Path) -> None:
     """Its containers are killed in mid-roll, while the first host is being updated."""
     dead = fleet.hosts["host-3"]
-    with LoadClient(fleet.port, photograph, 0) as client, futures.ThreadPoolExecutor() as pool:
+    with LoadClient(fleet.port, photograph, 0.02) as client, futures.ThreadPoolExecutor() as pool:
         rolling = pool.submit(fleet.play, "deploy", model_bundle_version="A")
         while fleet.hosts["host-1"].records()[-1]["bundle"]["version"] != "A":
             assert not rolling.done(), rolling.result().output[-6000:]
@@ -156,7 +159,7 @@ def test_a_host_that_vanishes_from_the_network_costs_no_request(fleet: Fleet, ph
     """Its packets are lost, so nothing tells the load balancer that the connection is dead."""
     host = fleet.hosts["host-2"]
     gateway = f"{host.name}-gateway"
-    with LoadClient(fleet.port, photograph, 0) as client:
+    with LoadClient(fleet.port, photograph, 0.02) as client:
         docker("network", "disconnect", host.name, gateway)
         time.sleep(15)
         docker("network", "connect", host.name, gateway)

@@ -2,6 +2,7 @@
 
 Each round kills an update, the whole process tree at once, and lets the same update run to its end. By default the
 points are those at which the host differs from the point before; INFERENCE_TEST_KILLS=all takes every task.
+What was shown is in .reports/kills.json.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import pytest
 from tests.integration.conftest import MODEL
 from tests.integration.support.interruption import Task, WatchedRun
 from tests.integration.support.load import LoadClient
-from tests.integration.support.playbooks import Host
+from tests.integration.support.playbooks import ROOT, Host
 
 pytestmark = pytest.mark.trial
+
+# The client shall watch, not use up the machine on which the run itself must get on.
+PAUSE = 0.1
 
 EVERY_TASK = os.environ.get("INFERENCE_TEST_KILLS") == "all"
 # A long task is not done at once: what is there in its middle is another state of the host.
@@ -74,6 +78,19 @@ def points(tasks: list[Task]) -> Iterator[Task]:
     yield from (task for task in tasks[:-1] if EVERY_TASK or task.changed)
 
 
+def report(killed: list[str], client: LoadClient) -> None:
+    """Write down what was shown until now: all of it takes an hour."""
+    shown = {
+        "kill_points": len(killed),
+        "after": killed,
+        "requests": len(client.answers),
+        "failed": len(client.failures),
+        "longest_gap_s": round(client.longest_silence(), 2),
+    }
+    (ROOT / ".reports").mkdir(exist_ok=True)
+    (ROOT / ".reports" / "kills.json").write_text(json.dumps(shown, indent=2) + "\n")
+
+
 def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
     releases: Releases, photograph: Path, tmp_path: Path
 ) -> None:
@@ -81,7 +98,7 @@ def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
     watched = WatchedRun(releases.host, tmp_path, releases.update(target))
     assert watched.finish().code == 0
     killed = []
-    with LoadClient(releases.host.port, photograph) as client:
+    with LoadClient(releases.host.port, photograph, PAUSE) as client:
         for task in points(watched.ended()):
             target = releases.next
             run = WatchedRun(releases.host, tmp_path, releases.update(target), stop_after=task.number)
@@ -91,7 +108,7 @@ def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
             releases.converge(tmp_path, target)
             assert client.failures == [], f"made good after a kill after {task.name}"
             killed.append(task.name)
-    print(f"{len(killed)} kill points:", *killed, sep="\n  ")
+            report(killed, client)
     assert killed
     assert {answer.fresh_connection for answer in client.answers} == {True, False}
 
@@ -101,7 +118,7 @@ def test_an_update_killed_within_a_long_task_loses_nothing_and_is_made_good(
     releases: Releases, photograph: Path, tmp_path: Path, task: str
 ) -> None:
     target = releases.next
-    with LoadClient(releases.host.port, photograph) as client:
+    with LoadClient(releases.host.port, photograph, PAUSE) as client:
         run = WatchedRun(releases.host, tmp_path, releases.update(target))
         run.wait_until_started(task)
         run.kill()
@@ -117,7 +134,7 @@ def test_a_deploy_killed_while_it_brings_the_bundle_leaves_nothing(
     manifest = host.models / MODEL / version / "bundle.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": version}))
     installed = host.state_dir / "bundles" / MODEL
-    with LoadClient(host.port, photograph) as client:
+    with LoadClient(host.port, photograph, PAUSE) as client:
         for name in ("Install_bundle | Copy the bundle", "Install_bundle | Let the service's image load it"):
             run = WatchedRun(host, tmp_path, host.command("deploy", model_bundle_version=version))
             run.wait_until_started(name)

@@ -143,6 +143,12 @@ def test_a_misspelt_variable_is_refused_by_name(serving: Host, photograph: Path)
             {},
             id="gateway-cannot-reach-it",
         ),
+        pytest.param(
+            ["python", "/opt/broken_service.py", "gpu-full"],
+            ["CUDA out of memory", "inference_service_strategy=recreate"],
+            {},
+            id="no-room-on-the-gpu",
+        ),
     ],
 )
 def test_a_broken_image_is_refused(

@@ -5,15 +5,17 @@ INFERENCE_TEST_UPDATES sets how many; the figures go to .reports/updates.json.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.support.load import Answer, SteadyClient
-from tests.integration.support.playbooks import ROOT, Host
+from tests.integration.support.playbooks import ROOT, Host, begin
 
 pytestmark = pytest.mark.trial
 
@@ -28,22 +30,33 @@ def percentile(answers: list[Answer], share: float) -> float:
     return times[min(int(len(times) * share), len(times) - 1)]
 
 
-def figures(client: SteadyClient, began: float, ended: float) -> dict[str, float]:
+def figures(client: SteadyClient, began: float, ended: float) -> dict[str, Any]:
     """Sum up what was asked in an interval; the uploads apart, because they take their time on purpose."""
     answers = [answer for answer in client.answers if began <= answer.at < ended]
     small = [answer for answer in answers if not answer.large]
+    failed = [answer for answer in answers if answer.status != 200]
     return {
         "requests": len(answers),
         "uploads": len(answers) - len(small),
-        "failed": sum(answer.status not in (0, 200) for answer in answers),
-        "cut": sum(answer.status == 0 for answer in answers),
+        "failed": sum(answer.status != 0 for answer in failed),
+        "cut": sum(answer.status == 0 for answer in failed),
+        "problems": dict(collections.Counter(f"{answer.status} {answer.problem}" for answer in failed)),
         "longest_gap_s": round(client.longest_silence(began, ended), 3),
         "p50_s": round(percentile(small, 0.5), 3),
         "p99_s": round(percentile(small, 0.99), 3),
     }
 
 
+def update(host: Host, version: str) -> None:
+    """Deploy a version. Elsewhere the controller is another machine; here it gives way to what it deploys."""
+    process = begin(["nice", "-n", "5", *host.command("deploy", model_bundle_version=version)])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-6000:]
+
+
 def test_updates_in_a_row_lose_nothing(host: Host, photograph: Path) -> None:
+    # On a machine that is busy with the update itself a request may wait long. The question is whether one is lost.
+    host.variables["inference_service_env"] = {"API_QUEUE_SECONDS": "30"}
     host.deploy()
     with SteadyClient(host.port, photograph, PER_SECOND) as client:
         time.sleep(1)
@@ -52,7 +65,7 @@ def test_updates_in_a_row_lose_nothing(host: Host, photograph: Path) -> None:
         began = time.monotonic()
         for number in range(UPDATES):
             version = "BA"[number % 2]
-            host.deploy(model_bundle_version=version)
+            update(host, version)
             record = host.records()[-1]
             assert (record["bundle"]["version"], record["result"], record["sequence"]) == (version, "ok", number + 2)
         ended = time.monotonic()

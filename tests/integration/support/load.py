@@ -196,12 +196,14 @@ class SteadyClient(Answers):
     """Sends a request at each tick of a clock, whatever the answers do, so that a silence cannot hide what it costs.
 
     Every second request uses a kept connection, the others a new one; one in 20 is a slow upload of 2 MB.
-    How long an answer took counts from the tick. Use it as a context manager.
+    How long an answer took counts from the tick. A kept connection is not used again after five idle seconds, as HTTP
+    clients do it: a server may close it any time. Use it as a context manager.
     """
 
     UPLOAD_EVERY = 20
     UPLOAD_BYTES = 2_000_000
     WORKERS = 64
+    IDLE_SECONDS = 5
 
     def __init__(self, port: int, photograph: Path, per_second: float) -> None:
         super().__init__()
@@ -212,7 +214,7 @@ class SteadyClient(Answers):
         self._large = multipart(content + b"\0" * (self.UPLOAD_BYTES - len(content)))
         self._interval = 1 / per_second
         self._stop = threading.Event()
-        self._kept: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
+        self._kept: queue.LifoQueue[tuple[http.client.HTTPConnection, float]] = queue.LifoQueue()
         self._workers = concurrent.futures.ThreadPoolExecutor(self.WORKERS)
         self._clock = threading.Thread(target=self._run, daemon=True)
 
@@ -247,12 +249,16 @@ class SteadyClient(Answers):
         late = answer.at - tick
         self.add(dataclasses.replace(answer, at=tick, seconds=answer.seconds + late, large=large))
         if keep and not fresh:
-            self._kept.put(connection)
+            self._kept.put((connection, time.monotonic()))
         else:
             connection.close()
 
     def _take(self) -> http.client.HTTPConnection | None:
         try:
-            return self._kept.get_nowait()
+            connection, since = self._kept.get_nowait()
         except queue.Empty:
             return None
+        if time.monotonic() - since < self.IDLE_SECONDS:
+            return connection
+        connection.close()
+        return None

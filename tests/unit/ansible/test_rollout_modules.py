@@ -384,6 +384,7 @@ class TestNextStep:
             ("listen tcp4 127.0.0.1:8000: bind: address already in use", "inference_service_port"),
             ("it needs more memory\nthan inference_service_memory allows", "higher inference_service_memory"),
             ("cat.jpg: 900 ms, the budget is 500 ms", "inference_service_latency_budget_ms"),
+            ("OutOfMemoryError: CUDA out of memory. Tried to", "inference_service_strategy=recreate"),
             ("[Errno 28] No space left on device", "df -h"),
             ("something new", "docs/TROUBLESHOOTING.md"),
         ],

@@ -5,12 +5,15 @@ ready-crash      ready, but the first request that is none about its health ends
 slow             an answer takes a second longer
 other-device     what is reported is not the device that was asked for
 gateway-refused  only the host itself is told that it is ready, not the gateway
+gpu-full         loading ends as torch ends it where the GPU has no memory left
 """
 
 import asyncio
 import os
 import sys
+from unittest import mock
 
+import torch
 import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +24,11 @@ from app.main import create_app
 FAULT = sys.argv[1]
 NOT_READY = JSONResponse({"detail": "the model is still loading", "code": "loading"}, 503)
 OTHER_DEVICE = JSONResponse({"device": "cuda:0"})
+
+
+def out_of_memory(*_: object) -> None:
+    """Fail as torch does."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.10 GiB free.")
 
 
 class Faulty:
@@ -50,5 +58,7 @@ class Faulty:
 
 
 if __name__ == "__main__":
+    if FAULT == "gpu-full":
+        mock.patch.object(torch.nn.Module, "to", out_of_memory).start()
     configured = settings.load()
     uvicorn.run(Faulty(create_app(configured)), host=configured.host, port=configured.port, log_level="warning")

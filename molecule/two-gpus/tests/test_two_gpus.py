@@ -1,0 +1,131 @@
+"""Two GPUs in one host: an instance on each, one that dies, and a release that has no room beside the live one.
+
+The tests run in the order of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://inference_hosts"]
+
+STATE = "/var/lib/cat-breeds-api"
+URL = "http://127.0.0.1:8000"
+ANSWERS = "/root/answers.txt"
+PLAYBOOK = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / "playbooks" / "deploy.yml"
+STATISTICS = f"""python3 -c '
+import socket
+admin = socket.socket(socket.AF_UNIX)
+admin.connect("{STATE}/gateway/run/admin.sock")
+admin.sendall(b"show stat json\\n")
+print(b"".join(iter(lambda: admin.recv(65536), b"")).decode())'"""
+
+
+def deploy(**extra: Any) -> subprocess.CompletedProcess[str]:
+    """Run the deploy as a user would."""
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    command = ["ansible-playbook", f"--inventory={inventory}", str(PLAYBOOK), f"--extra-vars={json.dumps(extra)}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def instances(host: Host) -> dict[str, dict[str, Any]]:
+    """Return the inspection of each running instance by the GPU that it asked for."""
+    names = host.check_output("docker ps --quiet --filter label=inference-service.release")
+    found = json.loads(host.check_output("docker inspect " + " ".join(names.split())))
+    return {item["HostConfig"]["DeviceRequests"][0]["DeviceIDs"][0]: item for item in found}
+
+
+def servers(host: Host) -> dict[str, dict[str, Any]]:
+    """Return what the gateway says about the servers of the live colour, by name."""
+    colour = host.file(f"{STATE}/gateway/conf/live.map").content_string.split()[1]
+    rows: dict[str, dict[str, Any]] = {}
+    for fields in json.loads(host.check_output(STATISTICS)):
+        row = {field["field"]["name"]: field["value"]["value"] for field in fields}
+        if row["pxname"] == f"bk_{colour}" and row["svname"] not in {"FRONTEND", "BACKEND"}:
+            rows[row["svname"]] = row
+    return rows
+
+
+def wait_until(host: Host, up: set[str], seconds: float = 90) -> None:
+    """Wait until the gateway sees exactly these servers up."""
+    deadline = time.monotonic() + seconds
+    while {name for name, row in servers(host).items() if row["status"].startswith("UP")} != up:
+        assert time.monotonic() < deadline, {name: row["status"] for name, row in servers(host).items()}
+        time.sleep(0.2)
+
+
+@contextmanager
+def client(host: Host) -> Iterator[list[str]]:
+    """Ask for predictions, one after the other; the list has each status afterwards."""
+    answers: list[str] = []
+    photograph = host.check_output(f"ls {STATE}/bundles/*/*/golden/cat.jpg").split()[0]
+    options = f"--silent --output /dev/null --write-out '%{{http_code}}\\n' --form file=@{photograph}"
+    ask = f"curl {options} {URL}/api/v1/predict >> {ANSWERS}; sleep 0.05"
+    host.check_output(f"rm --force {ANSWERS}")
+    host.check_output(f'systemd-run --unit=client sh -c "while :; do {ask}; done"')
+    try:
+        while not host.file(ANSWERS).exists:
+            time.sleep(0.2)
+        yield answers
+    finally:
+        host.check_output("systemctl stop client.service")
+        answers += host.file(ANSWERS).content_string.split()
+
+
+def test_each_gpu_has_an_instance_that_was_accepted(host: Host) -> None:
+    assert set(instances(host)) == {"nvidia.com/gpu=0", "nvidia.com/gpu=1"}
+    record = json.loads(host.check_output(f"cat {STATE}/records/0001-*.json"))
+    assert record["result"] == "ok"
+    wait_until(host, {"0", "1"})
+
+
+def test_both_get_requests(host: Host) -> None:
+    before = {name: row["stot"] for name, row in servers(host).items()}
+    with client(host) as answers:
+        time.sleep(3)
+    assert set(answers) == {"200"}
+    assert all(row["stot"] > before[name] for name, row in servers(host).items())
+
+
+def test_one_that_dies_leaves_the_other_serving(host: Host) -> None:
+    doomed = instances(host)["nvidia.com/gpu=1"]
+    with client(host) as answers:
+        # As the kernel ends a process whose GPU fell off the bus.
+        host.check_output(f"kill -KILL {doomed['State']['Pid']}")
+        wait_until(host, {"0"})
+        time.sleep(2)
+        # And the engine starts it again.
+        wait_until(host, {"0", "1"})
+        time.sleep(1)
+    assert len(answers) > 20
+    # What it was computing is lost with it, and nothing else: the client asks one thing at a time.
+    assert len([answer for answer in answers if answer != "200"]) <= 1, answers
+    assert set(answers[-10:]) == {"200"}
+
+
+def test_a_release_without_room_beside_the_live_one_takes_its_place(host: Host) -> None:
+    before = instances(host)
+    host.check_output(
+        "sed --in-place -e 's/^memory.used=.*/memory.used=14000 MiB/' -e 's/^memory.free=.*/memory.free=9034 MiB/' "
+        "/usr/share/simulated-gpu/fields-1.txt"
+    )
+    with client(host) as answers:
+        run = deploy(inference_service_env={"API_LOG_LEVEL": "debug"})
+    assert run.returncode == 0, run.stdout[-6000:]
+    assert "takes the place of what serves" in " ".join(run.stdout.split())
+    assert set(answers) == {"200"}
+    after = instances(host)
+    assert set(after) == set(before)
+    assert not {item["Id"] for item in after.values()} & {item["Id"] for item in before.values()}
+    records = sorted(host.file(f"{STATE}/records").listdir())
+    phases = json.loads(host.file(f"{STATE}/records/{records[-1]}").content_string)["phases"]
+    assert phases["held"] > 0
