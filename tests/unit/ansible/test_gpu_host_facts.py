@@ -16,7 +16,7 @@ import pytest
 from plugins.module_utils.gpu_host import commands
 from plugins.module_utils.gpu_host.cdi import parse_spec
 from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.engine import parse_info, parse_plugin_version
+from plugins.module_utils.gpu_host.engine import parse_images, parse_info, parse_plugin_version
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
 from plugins.module_utils.gpu_host.host import host_facts
 from plugins.module_utils.gpu_host.kernel import parse_loaded_driver
@@ -126,6 +126,10 @@ devices:
         assert engine["live_restore"]
         assert not engine["rootless"]
         assert "runc" in engine["runtimes"]
+
+    def test_images_that_have_a_name(self) -> None:
+        listed = "cat-breeds-api:cpu-1 sha256:aa\n<none>:<none> sha256:bb\nhub:5000/gateway:2 sha256:cc\n\nhalf a line here\n"
+        assert parse_images(listed) == {"cat-breeds-api:cpu-1": "sha256:aa", "hub:5000/gateway:2": "sha256:cc"}
 
     def test_versions(self) -> None:
         assert parse_toolkit_version("NVIDIA Container Toolkit CLI version 1.17.4\ncommit: 9b69590") == "1.17.4"
