@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import pytest
 from tests.integration.conftest import MODEL
 from tests.integration.support.bundles import SCRIPTS, Workshop
 from tests.integration.support.load import LoadClient, get
-from tests.integration.support.playbooks import Host, docker
+from tests.integration.support.playbooks import Host, as_root, docker
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +172,6 @@ def test_an_image_that_is_not_there_is_refused(serving: Host, photograph: Path) 
 def test_a_candidate_that_gets_too_little_memory_is_refused(serving: Host, photograph: Path) -> None:
     words = ("keeps serving", "inference_service_memory")
     refuse(serving, photograph, *words, recorded=True, inference_service_memory="48m")
-
-
-def as_root(*command: str) -> None:
-    """Run a command that only root may."""
-    subprocess.run((*(("sudo", "--non-interactive") if os.geteuid() else ()), *command), check=True)
 
 
 def test_a_disk_that_is_full_is_refused(serving: Host, photograph: Path) -> None:

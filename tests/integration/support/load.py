@@ -124,6 +124,10 @@ class Answers:
         with self._lock:
             return sorted(self._answers, key=lambda answer: answer.at)
 
+    def __str__(self) -> str:
+        count, failed = len(self.answers), len(self.failures)
+        return f"{count} requests, {failed} failed, longest gap {self.longest_silence():.2f} s"
+
     @property
     def failures(self) -> list[Answer]:
         """The answers that are not 200."""

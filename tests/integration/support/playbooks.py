@@ -187,6 +187,11 @@ def command(
     return words
 
 
+def as_root(*command: str) -> None:
+    """Run a command that only root may."""
+    subprocess.run((*(("sudo", "--non-interactive") if os.geteuid() else ()), *command), check=True)
+
+
 def docker(*arguments: str, stdin: str = "") -> str:
     """Run the docker command line; return its output, or raise with what it said."""
     done = subprocess.run(("docker", *arguments), input=stdin, capture_output=True, text=True, check=False)

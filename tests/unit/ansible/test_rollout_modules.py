@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +22,7 @@ from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
 from plugins.module_utils.acceptance import check_device, check_samples
+from plugins.module_utils.bake import switch
 from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
 from plugins.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
@@ -250,16 +254,23 @@ bk_green,BACKEND,0,0,0,0,,0,DOWN,
 """
 
 
-@pytest.fixture
-def admin_socket(tmp_path: Path) -> Iterator[Path]:
-    """A socket that answers as HAProxy 3.0 does."""
-    path = tmp_path / "admin.sock"
-    answers = {"show map /conf/live.map": "0x55d live green\n\n", "show stat": STAT}
+@contextlib.contextmanager
+def answering(path: Path, answers: dict[str, str]) -> Iterator[Path]:
+    """Answer on the socket as HAProxy 3.0 does."""
     handler = type("Handler", (AdminSocket,), {"answers": answers})
     with socketserver.ThreadingUnixStreamServer(str(path), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield path
         server.shutdown()
+
+
+@pytest.fixture
+def admin_socket(tmp_path: Path) -> Iterator[Path]:
+    """A gateway with green live."""
+    with answering(
+        tmp_path / "admin.sock", {"show map /conf/live.map": "0x55d live green\n\n", "show stat": STAT}
+    ) as path:
+        yield path
 
 
 class TestGateway:
@@ -277,6 +288,20 @@ class TestGateway:
     def test_requests_under_way_are_counted_when_the_time_is_over(self, admin_socket: Path) -> None:
         assert wait_until_idle(admin_socket, "bk_blue", seconds=0.1) == 2
         assert wait_until_idle(admin_socket, "bk_green", seconds=0.1) == 0
+
+    def test_a_switch_says_how_long_it_kept_requests_waiting(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "conf").mkdir()
+        live_map = tmp_path / "conf" / "live.map"
+        live_map.write_text("live hold-green\n")
+        # The run that let them wait may have died since; the file's time is from then.
+        os.utime(live_map, (time.time() - 12, time.time() - 12))
+        answers = {"show map /live.map": "0x55d live hold-green\n\n", "set map /live.map live blue": "\n"}
+        with answering(tmp_path / "run" / "admin.sock", answers):
+            done = switch(tmp_path, "/live.map", "blue", bake=False)
+        assert (done.previous, done.changed) == ("hold-green", True)
+        assert done.held == pytest.approx(12, abs=2)
+        assert live_map.read_text() == "live blue\n"
 
     def test_nobody_on_the_socket_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(GatewayError, match=r"admin\.sock"):
