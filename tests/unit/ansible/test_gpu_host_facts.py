@@ -128,7 +128,7 @@ devices:
         assert "runc" in engine["runtimes"]
 
     def test_images_that_have_a_name(self) -> None:
-        listed = "cat-breeds-api:cpu-1 sha256:aa\n<none>:<none> sha256:bb\nhub:5000/gateway:2 sha256:cc\n\nhalf a line here\n"
+        listed = "cat-breeds-api:cpu-1 sha256:aa\n<none>:<none> sha256:bb\nhub:5000/gateway:2 sha256:cc\n\na half line\n"
         assert parse_images(listed) == {"cat-breeds-api:cpu-1": "sha256:aa", "hub:5000/gateway:2": "sha256:cc"}
 
     def test_versions(self) -> None:
