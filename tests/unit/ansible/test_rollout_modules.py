@@ -20,7 +20,16 @@ from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
 from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
-from plugins.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
+from plugins.module_utils.haproxy_runtime import (
+    GatewayError,
+    is_drained,
+    live_colour,
+    read_map_file,
+    servers_down,
+    set_drained,
+    wait_until_idle,
+    wait_until_serving,
+)
 from plugins.module_utils.http_client import UnreachableError, request
 from plugins.module_utils.instance_end import describe_end, parse_ends
 from plugins.modules import bundle_facts, release_accept, release_prepare
@@ -254,7 +263,12 @@ bk_green,BACKEND,0,0,0,0,,0,DOWN,
 def admin_socket(tmp_path: Path) -> Iterator[Path]:
     """A socket that answers as HAProxy 3.0 does."""
     path = tmp_path / "admin.sock"
-    answers = {"show map /conf/live.map": "0x55d live green\n\n", "show stat": STAT}
+    answers = {
+        "show map /conf/live.map": "0x55d live green\n\n",
+        "show map /conf/drained.map": "0x55d live blue\n0x55e drained yes\n\n",
+        "add map /conf/live.map drained yes": "\n",
+        "show stat": STAT,
+    }
     handler = type("Handler", (AdminSocket,), {"answers": answers})
     with socketserver.ThreadingUnixStreamServer(str(path), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -277,6 +291,18 @@ class TestGateway:
     def test_requests_under_way_are_counted_when_the_time_is_over(self, admin_socket: Path) -> None:
         assert wait_until_idle(admin_socket, "bk_blue", seconds=0.1) == 2
         assert wait_until_idle(admin_socket, "bk_green", seconds=0.1) == 0
+
+    def test_a_drained_gateway_says_so(self, admin_socket: Path) -> None:
+        assert is_drained(admin_socket, "/conf/drained.map")
+        assert not is_drained(admin_socket, "/conf/live.map")
+        set_drained(admin_socket, "/conf/live.map", True)
+        with pytest.raises(GatewayError, match=r"serve again: Unknown command"):
+            set_drained(admin_socket, "/conf/live.map", False)
+
+    def test_a_colour_serves_with_one_instance_that_is_up(self, admin_socket: Path, tmp_path: Path) -> None:
+        assert wait_until_serving(admin_socket, "/conf/drained.map", seconds=0) == ""
+        assert wait_until_serving(admin_socket, "/conf/live.map", seconds=0.1) == "green is live"
+        assert "nothing.sock" in wait_until_serving(tmp_path / "nothing.sock", "/conf/live.map", seconds=0.1)
 
     def test_nobody_on_the_socket_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(GatewayError, match=r"admin\.sock"):
