@@ -2,7 +2,7 @@
 # Make a base image from Debian packages, for machines that reach no container registry.
 set -euo pipefail
 
-suite=trixie
+suite=${DEBIAN_SUITE:-trixie}
 dry_run=false
 name=inference-base:$suite
 for argument in "$@"; do
@@ -12,6 +12,7 @@ for argument in "$@"; do
 Usage: scripts/bootstrap-base.sh [--dry-run] [NAME]
 Makes the image NAME (default $name) with Python, venv and CA certificates from Debian $suite.
 Does nothing when NAME exists and works. Needs docker and mmdebstrap, but not root.
+DEBIAN_SUITE    release of Debian; default: trixie
 DEBIAN_MIRROR   archive to use; default: the one this machine's apt uses, else mmdebstrap's own
 HELP
             exit 0

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 MAP_KEY = "live"
+# In the running gateway's map only, so that a gateway that restarts is not drained any more.
+DRAIN_KEY = "drained"
 
 
 class GatewayError(Exception):
@@ -38,6 +40,20 @@ def live_colour(admin_socket: Path, map_path: str) -> str:
         if len(fields) == 3 and fields[1] == MAP_KEY:
             return fields[2]
     raise GatewayError(f"the gateway's map {map_path} has no entry '{MAP_KEY}': {answer or 'empty answer'}")
+
+
+def is_drained(admin_socket: Path, map_path: str) -> bool:
+    """Return whether the running gateway lets the health check of its host fail."""
+    return any(line.split()[1:2] == [DRAIN_KEY] for line in command(admin_socket, f"show map {map_path}").splitlines())
+
+
+def set_drained(admin_socket: Path, map_path: str, drained: bool) -> None:
+    """Make the running gateway let the health check of its host fail, or pass again."""
+    answer = command(
+        admin_socket, f"add map {map_path} {DRAIN_KEY} yes" if drained else f"del map {map_path} {DRAIN_KEY}"
+    )
+    if answer:
+        raise GatewayError(f"the gateway refused to {'be drained' if drained else 'serve again'}: {answer}")
 
 
 def set_live_colour(admin_socket: Path, map_path: str, colour: str) -> None:
@@ -92,3 +108,21 @@ def wait_until_idle(admin_socket: Path, backend: str, seconds: float) -> int:
         if busy == 0 or time.monotonic() >= deadline:
             return busy
         time.sleep(0.05)
+
+
+def wait_until_serving(admin_socket: Path, map_path: str, seconds: float) -> str:
+    """Wait until an instance of the live release is up; return '', or why none is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            colour = live_colour(admin_socket, map_path)
+            states = {row["svname"]: row["status"] for row in statistics(admin_socket, f"bk_{colour}")}
+            servers = {name: state for name, state in states.items() if name not in ("FRONTEND", "BACKEND")}
+            if any(state.startswith("UP") for state in servers.values()):
+                return ""
+            reason = ", ".join(f"{colour}-{name}: {state}" for name, state in servers.items()) or f"{colour} is live"
+        except GatewayError as error:
+            reason = str(error)
+        if time.monotonic() >= deadline:
+            return reason
+        time.sleep(0.2)

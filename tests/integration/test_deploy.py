@@ -86,6 +86,26 @@ def test_a_gateway_that_was_tampered_with_is_put_in_order(host: Host) -> None:
     assert len(host.records()) == 1
 
 
+def test_a_host_that_is_about_to_reboot_fails_its_health_check_only(host: Host, photograph: Path) -> None:
+    for expected in (True, False):
+        drained = host.drain("drained")
+        assert (drained["changed"], drained["serves"], drained["undrained"]) == (expected, True, 0)
+    assert get(host.port, "/health/ready")[:2] == (
+        503,
+        {"detail": "This host is about to restart. Ask another one.", "code": "drained"},
+    )
+    assert post(host.port, photograph.read_bytes())[0] == 200
+    for expected in (True, False):
+        assert host.drain("serving")["changed"] is expected
+    assert get(host.port, "/health/ready")[0] == 200
+
+    # A reboot ends it as well, and so would a restart of the gateway.
+    host.drain("drained")
+    docker("restart", f"{host.name}-gateway")
+    assert host.drain("serving")["changed"] is False
+    assert get(host.port, "/health/ready")[0] == 200
+
+
 def test_an_update_by_variable_loses_nothing(host: Host, photograph: Path) -> None:
     before = host.instance()
     with LoadClient(host.port, photograph) as client:

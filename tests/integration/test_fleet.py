@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.haproxy_runtime import statistics
 from tests.integration.conftest import ARCHITECTURE, MODEL, NAME
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.load import LoadClient
@@ -178,6 +179,31 @@ def test_a_host_that_vanishes_from_the_network_costs_no_request(fleet: Fleet, ph
     longest = max(answer.seconds for answer in client.answers)
     assert 1 < longest < 15
     print(f"a host that vanished cost {longest:.1f} s of waiting: {client}")
+
+
+def test_a_drained_host_gets_no_request(fleet: Fleet, photograph: Path) -> None:
+    """As before a reboot: with the time that the load balancer is given to notice, nobody is left to lose."""
+    host = fleet.hosts["host-2"]
+    socket = Path(fleet.balancer["inference_service_state_dir"]) / "balancer" / "run" / "admin.sock"
+
+    def row() -> dict[str, str]:
+        return next(item for item in statistics(socket, "bk_hosts") if item["svname"] == "host-2")
+
+    with LoadClient(fleet.port, photograph, 0) as client:
+        host.drain("drained", notice=5)
+        drained = row()
+        time.sleep(3)
+        assert row()["stot"] == drained["stot"]
+        docker("kill", f"{host.name}-gateway")
+        time.sleep(1)
+        docker("start", f"{host.name}-gateway")
+        host.drain("serving")
+        deadline = time.monotonic() + 15
+        while row()["stot"] == drained["stot"]:
+            assert time.monotonic() < deadline, f"no request comes back: {row()}"
+            time.sleep(0.2)
+    assert (drained["status"][:4], drained["scur"]) == ("DOWN", "0")
+    assert client.failures == []
 
 
 def test_a_rollback_takes_the_same_way(fleet: Fleet) -> None:

@@ -1,9 +1,10 @@
 """Keep the live release's containers running where Docker's own restart policy does not act.
 
-Docker takes `docker kill` for a wish to stay stopped, and never restarts a container that runs but hangs. Every two
-seconds this looks at the containers of the colour that the gateway's map names: one that was killed is started, one
-that has been unhealthy for a minute is restarted. One that was stopped (`docker stop`) ended by itself with exit code
-0, and stays as it is.
+Docker takes `docker kill` for a wish to stay stopped, never restarts a container that runs but hangs, and tries only
+once to start one after a reboot: too early for CDI devices before Docker 28.2 (moby#49989), or where their
+specification is written a moment later. Every two seconds this looks at the containers of the colour that the gateway's
+map names: one that was killed or could not be started is started, one that has been unhealthy for a minute is
+restarted. One that was stopped (`docker stop`) ended by itself with exit code 0, and stays as it is.
 
 Usage: keeper.py SERVICE MAP_FILE DOCKER_SOCKET
 """
@@ -22,6 +23,7 @@ from urllib.parse import quote
 
 POLL_SECONDS = 2.0
 HANG_SECONDS = 60.0
+START_SECONDS = 10.0
 KILLED = 128 + signal.SIGKILL
 
 
@@ -67,12 +69,13 @@ def live_colour(map_file: Path) -> str:
 
 
 class Keeper:
-    """Remembers since when a container has been unhealthy."""
+    """Remembers since when a container has been unhealthy, and when it last tried to start one."""
 
     def __init__(self, engine: Engine, service: str) -> None:
         self._engine = engine
         self._service = service
         self._unhealthy_since: dict[str, float] = {}
+        self._tried: dict[str, float] = {}
 
     def look(self, colour: str, now: float) -> list[tuple[str, str]]:
         """Act on the containers of the colour; return what was done as (action, container name)."""
@@ -91,7 +94,13 @@ class Keeper:
         """Return `start`, `restart` or '' for a container's state as `docker inspect` shows it."""
         if state["Status"] == "exited":
             self._unhealthy_since.pop(identity, None)
-            return "start" if state["ExitCode"] == KILLED else ""
+            if state["ExitCode"] != KILLED and not state.get("Error"):
+                return ""
+            # What cannot be started now may be in a moment; meanwhile the others are looked at.
+            if now - self._tried.get(identity, -START_SECONDS) < START_SECONDS:
+                return ""
+            self._tried[identity] = now
+            return "start"
         if (state.get("Health") or {}).get("Status") != "unhealthy":
             self._unhealthy_since.pop(identity, None)
             return ""
@@ -118,7 +127,7 @@ def main() -> None:
             for action, name in keeper.look(colour, time.monotonic()) if colour else []:
                 say(
                     "warning",
-                    f"{name} was {'killed' if action == 'start' else 'unhealthy for a minute'}: {action}ed it.",
+                    f"{name} was {'not running' if action == 'start' else 'unhealthy for a minute'}: {action}ed it.",
                 )
         except EngineError as error:
             say("error", str(error))

@@ -91,6 +91,15 @@ class Host:
         groups = {"inference_hosts": {"localhost": self.variables}}
         return command(playbook, self._inventory, groups, *arguments, **extra)
 
+    def module(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Run one module here; return its result."""
+        variables = {"ansible_python_interpreter": sys.executable}
+        words = [str(Path(sys.executable).with_name("ansible")), "--inventory=localhost,", "--one-line", "localhost"]
+        words += [f"--extra-vars={json.dumps(variables)}", "--connection=local"]
+        words += [f"--module-name={name}", f"--args={json.dumps(arguments)}"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        return dict(json.loads(done.stdout.partition(" => ")[2]))
+
     def deploy(self, *arguments: str, **extra: Any) -> Run:
         """Run the deploy and require that it ends well."""
         run = self.play("deploy", *arguments, **extra)
@@ -102,6 +111,11 @@ class Host:
         run = self.play("deploy", **extra)
         assert run.code != 0, f"the deploy should have failed:\n{run.output[-6000:]}"
         return run.output
+
+    def drain(self, state: str, notice: int = 0) -> dict[str, Any]:
+        """Take this host out of its load balancers as before a reboot, or put it back."""
+        gateway = {"state_dir": str(self.state_dir / "gateway"), "map_path": "/etc/haproxy/conf/live.map"}
+        return self.module("gateway_drain", **gateway, state=state, notice=notice)
 
     def containers(self) -> list[dict[str, Any]]:
         """Return the inspection of every container of this service that exists, the gateway's included."""

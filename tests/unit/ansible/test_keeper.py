@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from roles.gateway.files.keeper import HANG_SECONDS, Engine, EngineError, Keeper, live_colour
+from roles.gateway.files.keeper import HANG_SECONDS, START_SECONDS, Engine, EngineError, Keeper, live_colour
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
 HANGING = {"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy"}}
@@ -33,7 +33,7 @@ class Api(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.asked.append(self.path)
-        self.answer(204, None)
+        self.answer(500 if self.state.get("Error") else 204, None)
 
     def answer(self, status: int, content: Any) -> None:
         body = b"" if content is None else json.dumps(content).encode()
@@ -75,6 +75,21 @@ def test_a_killed_container_is_started(api: Any) -> None:
     engine, state, asked = api
     state.update(Status="exited", ExitCode=137)
     assert Keeper(engine, "svc").look("blue", now=0) == [("start", "svc-blue-0-api-1")]
+    assert asked[-1] == "/containers/abc/start"
+
+
+def test_a_container_that_could_not_be_started_is_tried_again(api: Any) -> None:
+    """As Docker leaves one with a CDI device after a reboot."""
+    engine, state, asked = api
+    state.update(Status="exited", ExitCode=255, Error='could not select device driver "cdi" with capabilities: [[gpu]]')
+    keeper = Keeper(engine, "svc")
+    with pytest.raises(EngineError, match="abc/start: 500"):
+        keeper.look("blue", now=0)
+    # One that cannot start keeps the others waiting only now and then.
+    assert keeper.look("blue", now=START_SECONDS - 1) == []
+    asked.clear()
+    with pytest.raises(EngineError):
+        keeper.look("blue", now=START_SECONDS)
     assert asked[-1] == "/containers/abc/start"
 
 

@@ -25,7 +25,16 @@ from plugins.module_utils.acceptance import check_device, check_samples
 from plugins.module_utils.bake import switch
 from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
-from plugins.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file, servers_down, wait_until_idle
+from plugins.module_utils.haproxy_runtime import (
+    GatewayError,
+    is_drained,
+    live_colour,
+    read_map_file,
+    servers_down,
+    set_drained,
+    wait_until_idle,
+    wait_until_serving,
+)
 from plugins.module_utils.http_client import UnreachableError, request
 from plugins.module_utils.instance_end import describe_end, parse_ends
 from plugins.modules import bundle_facts, release_prepare
@@ -266,10 +275,14 @@ def answering(path: Path, answers: dict[str, str]) -> Iterator[Path]:
 
 @pytest.fixture
 def admin_socket(tmp_path: Path) -> Iterator[Path]:
-    """A gateway with green live."""
-    with answering(
-        tmp_path / "admin.sock", {"show map /conf/live.map": "0x55d live green\n\n", "show stat": STAT}
-    ) as path:
+    """Answer for a gateway with green live, and for a drained one with blue live."""
+    answers = {
+        "show map /conf/live.map": "0x55d live green\n\n",
+        "show map /conf/drained.map": "0x55d live blue\n0x55e drained yes\n\n",
+        "add map /conf/live.map drained yes": "\n",
+        "show stat": STAT,
+    }
+    with answering(tmp_path / "admin.sock", answers) as path:
         yield path
 
 
@@ -302,6 +315,18 @@ class TestGateway:
         assert (done.previous, done.changed) == ("hold-green", True)
         assert done.held == pytest.approx(12, abs=2)
         assert live_map.read_text() == "live blue\n"
+
+    def test_a_drained_gateway_says_so(self, admin_socket: Path) -> None:
+        assert is_drained(admin_socket, "/conf/drained.map")
+        assert not is_drained(admin_socket, "/conf/live.map")
+        set_drained(admin_socket, "/conf/live.map", True)
+        with pytest.raises(GatewayError, match=r"serve again: Unknown command"):
+            set_drained(admin_socket, "/conf/live.map", False)
+
+    def test_a_colour_serves_with_one_instance_that_is_up(self, admin_socket: Path, tmp_path: Path) -> None:
+        assert wait_until_serving(admin_socket, "/conf/drained.map", seconds=0) == ""
+        assert wait_until_serving(admin_socket, "/conf/live.map", seconds=0.1) == "green is live"
+        assert "nothing.sock" in wait_until_serving(tmp_path / "nothing.sock", "/conf/live.map", seconds=0.1)
 
     def test_nobody_on_the_socket_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(GatewayError, match=r"admin\.sock"):
