@@ -144,7 +144,8 @@ def test_a_misspelt_variable_is_refused_by_name(serving: Host, photograph: Path)
         pytest.param(
             ["python", "/opt/broken_service.py", "gpu-full"],
             ["CUDA out of memory", "inference_service_strategy=recreate"],
-            {},
+            # The faulty service stays where the real one ends, so the wait must be over some time.
+            {"inference_service_ready_timeout": 40},
             id="no-room-on-the-gpu",
         ),
     ],
