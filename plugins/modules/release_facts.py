@@ -82,6 +82,8 @@ started: {description: Seconds since the epoch, for the record, returned: succes
 """
 
 
+# As long as the health check of docker-compose.yml takes at most to call a running instance healthy or not.
+PATIENCE = 90
 UNKNOWN = "(known once image and bundle are there)"
 
 
@@ -107,6 +109,19 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[s
     # A dry run may come before the image or the bundle is there; their identity is not known then.
     identity = release_id(image, bundle, desired["settings"]) if image and bundle else UNKNOWN
     return {**desired, "release_id": identity}
+
+
+def settled_instances(name: str, deadline: float) -> list[Instance]:
+    """Return the service's instances when the engine has judged the health of all, or at the deadline (monotonic).
+
+    After a reboot, or a restart of the engine, it takes some seconds to see that a release is as healthy as before.
+    """
+    while True:
+        instances = list_instances(name)
+        waiting = [item for item in instances if item.state == "running" and item.health == "starting"]
+        if not waiting or time.monotonic() >= deadline:
+            return instances
+        time.sleep(0.5)
 
 
 def gpu_memory() -> dict[str, tuple[int, int]]:
@@ -200,7 +215,8 @@ def main() -> None:
     state_dir = Path(params["state_dir"])
     started = time.time()
     try:
-        instances = list_instances(params["name"])
+        planning = params["desired"] or params["release"]
+        instances = settled_instances(params["name"], time.monotonic() + (PATIENCE if planning else 0))
     except DockerError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The containers of {params['name']} cannot be listed: {error}. Is Docker running?")
@@ -218,7 +234,7 @@ def main() -> None:
             "instances": [instance.as_dict() for instance in instances],
             "records": read_records(state_dir),
         }
-        if params["desired"] or params["release"]:
+        if planning:
             release = wanted_release(params, state_dir, str(live.get("release_id", "")))
             indices = [str(item["index"]) for item in release["settings"]["instances"]]
             plan = make_plan(release["release_id"], indices, instances, gateway)
