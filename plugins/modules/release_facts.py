@@ -111,15 +111,15 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[s
     return {**desired, "release_id": identity}
 
 
-def settled_instances(name: str, deadline: float) -> list[Instance]:
-    """Return the service's instances when the engine has judged the health of all, or at the deadline (monotonic).
+def settled_instances(name: str, colour: str, deadline: float) -> list[Instance]:
+    """Return the service's instances when the engine has judged those of the colour, or at the deadline (monotonic).
 
     After a reboot, or a restart of the engine, it takes some seconds to see that a release is as healthy as before.
     """
     while True:
-        instances = list_instances(name)
-        waiting = [item for item in instances if item.state == "running" and item.health == "starting"]
-        if not waiting or time.monotonic() >= deadline:
+        instances: list[Instance] = list_instances(name)
+        live = [item for item in instances if item.colour == colour and item.state == "running"]
+        if all(item.health != "starting" for item in live) or time.monotonic() >= deadline:
             return instances
         time.sleep(0.5)
 
@@ -214,16 +214,17 @@ def main() -> None:
     params = module.params
     state_dir = Path(params["state_dir"])
     started = time.time()
+    planning = params["desired"] or params["release"]
+    gateway = read_gateway(state_dir, params["map_path"])
     try:
-        planning = params["desired"] or params["release"]
-        instances = settled_instances(params["name"], time.monotonic() + (PATIENCE if planning else 0))
+        deadline = time.monotonic() + (PATIENCE if planning else 0)
+        instances = settled_instances(params["name"], gateway.colour, deadline)
     except DockerError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The containers of {params['name']} cannot be listed: {error}. Is Docker running?")
         # A first run in check mode: the engine itself would only be installed now.
         instances = []
     try:
-        gateway = read_gateway(state_dir, params["map_path"])
         serving = live_instances(instances, gateway)
         live = live_release(state_dir, serving)
         result: dict[str, Any] = {
