@@ -1,0 +1,55 @@
+"""What the process of every task finds loaded already."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# A task's own process tells which of these it did not have to load itself.
+PLAYBOOK = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - loaded: {names: [ansible.plugins.filter.core, ansible.plugins.action.assert, ansible.executor.module_common]}
+      register: found
+    - debug: {msg: "found {{ found.names | to_json }}"}
+"""
+ACTION = """
+import sys
+from ansible.plugins.action import ActionBase
+LOADED = set(sys.modules)
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        return {"changed": False, "names": [name for name in self._task.args["names"] if name in LOADED]}
+"""
+
+
+@pytest.mark.parametrize(("callbacks", "loaded"), [("warm_workers", True), ("fleet_summary", False)])
+def test_filters_and_actions_are_loaded_before_the_first_task(tmp_path: Path, callbacks: str, loaded: bool) -> None:
+    (tmp_path / "loaded.py").write_text(ACTION)
+    (tmp_path / "playbook.yml").write_text(PLAYBOOK)
+    environment = {
+        **os.environ,
+        "ANSIBLE_CALLBACKS_ENABLED": callbacks,
+        "ANSIBLE_ACTION_PLUGINS": str(tmp_path),
+        "ANSIBLE_LIBRARY": str(tmp_path),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "playbook.yml")],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = json.loads(done.stdout.partition("found ")[2].partition("]")[0] + "]")
+    assert ("ansible.plugins.action.assert" in names) is loaded
