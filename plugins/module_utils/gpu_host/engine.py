@@ -27,8 +27,12 @@ def parse_info(text: str) -> dict[str, Any]:
     errors = _texts(info.get("ServerErrors"))
     swarm = info.get("Swarm")
     runtimes = info.get("Runtimes")
+    client = info.get("ClientInfo")
+    plugins = client.get("Plugins") if isinstance(client, dict) else None
     return {
         "version": version,
+        "compose_version": _plugin_version(plugins, "compose"),
+        "buildx_version": _plugin_version(plugins, "buildx"),
         "errors": errors,
         "runtimes": sorted(runtimes) if isinstance(runtimes, dict) else [],
         "default_runtime": str(info.get("DefaultRuntime") or ""),
@@ -55,11 +59,6 @@ def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     facts: dict[str, Any] = {"cli_present": not info.missing, "message": _complaint(info), **parse_info(info.out)}
     if facts["errors"]:
         facts["message"] = " ".join(facts["errors"])
-    facts["compose_version"] = ""
-    facts["buildx_version"] = ""
-    if not info.missing:
-        facts["compose_version"] = parse_plugin_version(run(["docker", "compose", "version"], timeout))
-        facts["buildx_version"] = parse_plugin_version(run(["docker", "buildx", "version"], timeout))
     facts["instances"] = _instances(run, timeout) if facts["version"] else []
     facts["images"] = _images(run, timeout) if facts["version"] else {}
     facts["daemon_present"] = any(
@@ -68,12 +67,6 @@ def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     facts["storage_free_bytes"] = _free_bytes(root, facts["data_root"])
     del facts["errors"]
     return facts
-
-
-def parse_plugin_version(outcome: Outcome) -> str:
-    """Version in the line that a command-line plugin prints about itself, or nothing."""
-    match = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)", outcome.out) if outcome.ok else None
-    return match.group(1) if match else ""
 
 
 def parse_images(text: str) -> dict[str, str]:
@@ -124,6 +117,14 @@ def _instances(run: Runner, timeout: float) -> list[dict[str, Any]]:
 def cdi_by_default(version: str) -> bool:
     """Whether an engine of this version reads CDI specifications without being told to."""
     return bool(version) and not older(version, _CDI_ALWAYS_ON)
+
+
+def _plugin_version(plugins: object, name: str) -> str:
+    """Return the version of a plugin of the command line, as `docker info` lists it; '' when it is not there."""
+    listed = [item for item in plugins if isinstance(item, dict)] if isinstance(plugins, list) else []
+    stated = next((str(item.get("Version") or "") for item in listed if item.get("Name") == name), "")
+    match = re.search(r"\d+\.\d+(?:\.\d+)?", stated)
+    return match.group(0) if match else ""
 
 
 def _complaint(outcome: Outcome) -> str:

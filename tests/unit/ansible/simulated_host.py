@@ -62,8 +62,6 @@ class Host:
         self.answer(Outcome(out=capabilities), "nvidia-smi", "--query-gpu=uuid,compute_cap", "--format=csv,noheader")
         self.answer(Outcome(out="NVIDIA Container Toolkit CLI version 1.20.1\ncommit: abc"), "nvidia-ctk", "--version")
         self.info(json.loads(fixture("docker/info_26.json")))
-        self.answer(Outcome(out="Docker Compose version 2.26.1-4\n"), "docker", "compose", "version")
-        self.answer(Outcome(out="github.com/docker/buildx 0.13.1+ds1\n"), "docker", "buildx", "version")
 
     def write(self, path: str, text: str) -> None:
         target = self.root / path

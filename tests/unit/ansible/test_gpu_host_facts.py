@@ -16,7 +16,7 @@ import pytest
 from plugins.module_utils.gpu_host import commands
 from plugins.module_utils.gpu_host.cdi import parse_spec
 from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.engine import parse_images, parse_info, parse_plugin_version
+from plugins.module_utils.gpu_host.engine import parse_images, parse_info
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
 from plugins.module_utils.gpu_host.host import host_facts
 from plugins.module_utils.gpu_host.kernel import parse_loaded_driver
@@ -126,6 +126,7 @@ devices:
         assert engine["live_restore"]
         assert not engine["rootless"]
         assert "runc" in engine["runtimes"]
+        assert (engine["compose_version"], engine["buildx_version"]) == ("2.26.1", "0.13.1")
 
     def test_images_that_have_a_name(self) -> None:
         listed = "cat-breeds-api:cpu-1 sha256:aa\n<none>:<none> sha256:bb\nhub:50/gateway:2 sha256:cc\n\na half line\n"
@@ -133,8 +134,6 @@ devices:
 
     def test_versions(self) -> None:
         assert parse_toolkit_version("NVIDIA Container Toolkit CLI version 1.17.4\ncommit: 9b69590") == "1.17.4"
-        assert parse_plugin_version(Outcome(out="Docker Compose version v2.29.7")) == "2.29.7"
-        assert parse_plugin_version(Outcome(rc=1, out="docker: 'compose' is not a docker command")) == ""
         assert version_key("26.1.5+dfsg1") == (26, 1, 5)
         assert older("525.60", than="525.60.13")
         assert not older("550.54.14", than="550.54.14")
@@ -354,7 +353,8 @@ class TestEngineFindings:
 
     @pytest.mark.parametrize(("plugin", "identifier"), [("compose", "ENG003"), ("buildx", "ENG004")])
     def test_eng003_eng004_a_plugin_is_missing(self, host: Host, plugin: str, identifier: str) -> None:
-        host.answer(Outcome(rc=1, err=f"docker: '{plugin}' is not a docker command"), "docker", plugin, "version")
+        plugins = json.loads(fixture("docker/info_26.json"))["ClientInfo"]["Plugins"]
+        host.change_info(ClientInfo={"Plugins": [item for item in plugins if item["Name"] != plugin]})
         assert host.engine() == [(identifier, "error")]
         assert host.engine(required=False) == [(identifier, "warning")]
 
