@@ -113,8 +113,8 @@ def test_a_misspelt_variable_is_refused_by_name(serving: Host, photograph: Path)
         ),
         pytest.param(
             ["python", "/opt/broken_service.py", "never-ready"],
-            ["the model is still loading", "the 10 s of inference_service_ready_timeout are over"],
-            {"inference_service_ready_timeout": 10},
+            ["the model is still loading", "the 25 s of inference_service_ready_timeout are over"],
+            {"inference_service_ready_timeout": 25},
             id="never-ready",
         ),
         pytest.param(
