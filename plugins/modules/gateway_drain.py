@@ -23,7 +23,7 @@ short_description: Let a host's health check fail while it still answers, or wai
 description:
   - Whatever balances load in front of a host asks its C(/health/ready). Drained, the gateway answers that with 503 and
     everything else as before, so the balancers send their requests to other hosts. The gateway remembers it only in
-    memory: a restart forgets it.
+    memory, which a restart clears.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
   map_path: {description: Path of the gateway's map as the gateway sees it, type: str, required: true}

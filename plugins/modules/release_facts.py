@@ -96,12 +96,12 @@ def read_gateway(state_dir: Path, map_path: str) -> Gateway:
     return Gateway(serving=serving, configured=read_map_file(state_dir / "gateway" / "conf" / "live.map"))
 
 
-def wanted_release(params: dict[str, Any], state_dir: Path, live: str) -> dict[str, Any]:
+def wanted_release(params: dict[str, Any], state_dir: Path, live: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the release that the run is to make live, its id included."""
     if params["release"]:
         identity = str(params["release"])
         if identity == "previous":
-            identity = previous_release(read_records(state_dir), live)
+            identity = previous_release(records, live)
         kept: dict[str, Any] = read_release(state_dir, identity)
         return kept
     desired: dict[str, Any] = params["desired"]
@@ -178,7 +178,9 @@ def verify(url: str, state_dir: Path, release: dict[str, Any]) -> tuple[dict[str
     return {"device": device, "prediction": prediction}, "; ".join(entry["problems"])
 
 
-def examine(params: dict[str, Any], state_dir: Path, release: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
+def examine(
+    params: dict[str, Any], state_dir: Path, release: dict[str, Any], plan: Plan, records: list[dict[str, Any]]
+) -> tuple[dict[str, Any], str]:
     """Look at everything around a live release; return what verified it, and what is not in order or ''."""
     wanted = params["gateway"]
     differences = compare_gateway(wanted, read_containers(f"{wanted['name']}-gateway")).differences
@@ -188,7 +190,7 @@ def examine(params: dict[str, Any], state_dir: Path, release: dict[str, Any], pl
         return {}, "its bake has not ended"
     if plan.leftovers:
         return {}, f"an interrupted run left {', '.join(plan.leftovers)}"
-    good = [record["release_id"] for record in read_records(state_dir) if record["result"] == "ok"]
+    good = [record["release_id"] for record in records if record["result"] == "ok"]
     if good[-1:] != [plan.release_id]:
         return {}, "its record is missing"
     return verify(params["url"], state_dir, release)
@@ -226,6 +228,7 @@ def main() -> None:
         instances = []
     try:
         serving = live_instances(instances, gateway)
+        records = read_records(state_dir)
         live = live_release(state_dir, serving)
         result: dict[str, Any] = {
             "changed": False,
@@ -233,10 +236,10 @@ def main() -> None:
             "gateway": asdict(gateway),
             "live": {"colour": gateway.colour if serving else "none", "release": live},
             "instances": [instance.as_dict() for instance in instances],
-            "records": read_records(state_dir),
+            "records": records,
         }
         if planning:
-            release = wanted_release(params, state_dir, str(live.get("release_id", "")))
+            release = wanted_release(params, state_dir, str(live.get("release_id", "")), records)
             indices = [str(item["index"]) for item in release["settings"]["instances"]]
             plan = make_plan(release["release_id"], indices, instances, gateway)
             if plan.rollout and not plan.first:
@@ -246,7 +249,7 @@ def main() -> None:
             verified: dict[str, Any] = {}
             unsettled = plan.reason
             if not plan.rollout and params["gateway"]:
-                verified, unsettled = examine(params, state_dir, release, plan)
+                verified, unsettled = examine(params, state_dir, release, plan, records)
             result.update(release=release, plan=asdict(plan), verified=verified, unsettled=unsettled)
             if plan.rollout:
                 # Only a dry run reports the plan as the change; a real one reports it where it happens.

@@ -1,6 +1,6 @@
 """Three hosts in one inventory: canary, batches, and what is said when the roll stops.
 
-Each host is a service of its own on this machine's engine; the tests run in the order of the file.
+Each host is a service of its own on this machine's engine, behind an address of its own; the tests run in the order of the file.
 """
 
 from __future__ import annotations
@@ -62,11 +62,15 @@ def summary(run: Run) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in columns}
 
 
+def address(number: int) -> str:
+    """Return a host's address, of the network that is set aside for examples."""
+    return f"198.51.100.{number}"
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Iterator[Fleet]:
     """Three hosts, and the small model in versions A and B; removed afterwards."""
     folder = tmp_path_factory.mktemp("fleet")
-    bridge = docker("network", "inspect", "bridge", "--format={{(index .IPAM.Config 0).Gateway}}").strip()
     hosts = {
         f"host-{number}": Host(
             folder / f"host-{number}",
@@ -74,12 +78,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Itera
             model_bundle_name=MODEL,
             model_bundle_version="A",
             model_bundle_source=str(folder / "models"),
-            # The address of the engine's own bridge: containers reach it, other machines do not.
-            inference_service_bind=bridge,
-            deploy_address=bridge,
+            # Containers reach what this machine has on its loopback, other machines do not.
+            inference_service_bind=address(number),
+            deploy_address=address(number),
         )
         for number in (1, 2, 3)
     }
+    for number in (1, 2, 3):
+        as_root("ip", "address", "replace", f"{address(number)}/32", "dev", "lo")
     for seed, version in enumerate("AB"):
         checkpoint = workshop.checkpoint(ARCHITECTURE, classes=67, seed=seed)
         workshop.bundle(checkpoint, architecture=ARCHITECTURE, name=MODEL, version=version, models=folder / "models")
@@ -87,6 +93,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Itera
     made.remove()
     yield made
     made.remove()
+    for number in (1, 2, 3):
+        as_root("ip", "address", "delete", f"{address(number)}/32", "dev", "lo")
 
 
 def test_the_first_deploy_reaches_every_host(fleet: Fleet) -> None:
@@ -158,21 +166,18 @@ def test_a_host_that_dies_costs_no_request(fleet: Fleet, photograph: Path) -> No
     assert (rerun.code, rerun.changed) == (0, 0), rerun.output[-6000:]
 
 
-def cable_of(container: str) -> str:
-    """Return this machine's end of a container's network cable."""
-    index = docker("exec", container, "cat", "/sys/class/net/eth0/iflink")
-    return next(path.parent.name for path in Path("/sys/class/net").glob("*/ifindex") if path.read_text() == index)
-
-
 def test_a_host_that_vanishes_from_the_network_costs_no_request(fleet: Fleet, photograph: Path) -> None:
-    """Its packets are lost, so nothing tells the load balancer that the connection is dead."""
-    cable = cable_of(f"{fleet.hosts['host-2'].name}-gateway")
+    """Packets to its address are lost, so nothing tells the load balancer that the connection is dead."""
+    lost = f"{address(2)}/32"
     with LoadClient(fleet.port, photograph, 0.02) as client:
-        as_root("ip", "link", "set", cable, "down")
+        time.sleep(3)
+        as_root("ip", "route", "add", "blackhole", lost)
+        as_root("ip", "address", "delete", lost, "dev", "lo")
         try:
             time.sleep(15)
         finally:
-            as_root("ip", "link", "set", cable, "up")
+            as_root("ip", "address", "add", lost, "dev", "lo")
+            as_root("ip", "route", "delete", "blackhole", lost)
         time.sleep(3)
     assert client.failures == []
     # What was under way had to wait until the load balancer knew.

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socketserver
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleLookupError
 
+from plugins.action.bundle_facts import UnreadableError, read_bundle
 from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
@@ -37,7 +39,7 @@ from plugins.module_utils.haproxy_runtime import (
 )
 from plugins.module_utils.http_client import UnreachableError, request
 from plugins.module_utils.instance_end import describe_end, parse_ends
-from plugins.modules import bundle_facts, release_prepare
+from plugins.modules import release_prepare
 from plugins.modules.instance_ready import own_words
 
 TOP = [
@@ -112,36 +114,62 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def shell(script: str, arguments: list[str]) -> tuple[int, str, str]:
+    """Run a script as the action does, without a connection between."""
+    done = subprocess.run(["sh", "-c", script, "sh", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
 class TestBundleFacts:
     def test_a_complete_bundle_has_an_identity_and_no_problems(self, bundle: Path) -> None:
-        facts = bundle_facts.read_bundle(bundle, checksums=True)
+        facts = read_bundle(shell, str(bundle))
         assert facts["sha256"] == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
         assert facts["source_sha256"] == "5" * 64
         assert (facts["exists"], facts["name"], facts["version"], facts["problems"]) == (True, "cats", "2", [])
 
     def test_a_flipped_byte_names_the_file(self, bundle: Path) -> None:
         (bundle / "model.safetensors").write_bytes(b"weightz")
-        [problem] = bundle_facts.read_bundle(bundle, checksums=True)["problems"]
+        [problem] = read_bundle(shell, str(bundle))["problems"]
         assert "model.safetensors differs" in problem
 
-    def test_a_truncated_file_is_seen_without_reading_it(self, bundle: Path) -> None:
+    def test_a_truncated_file_is_told_by_its_size(self, bundle: Path) -> None:
         (bundle / "model.safetensors").write_bytes(b"weight")
-        [problem] = bundle_facts.read_bundle(bundle, checksums=False)["problems"]
+        [problem] = read_bundle(shell, str(bundle))["problems"]
         assert "has 6 bytes, its manifest says 7" in problem
 
-    def test_a_missing_file_is_named(self, bundle: Path) -> None:
-        (bundle / "golden" / "a.jpg").unlink()
-        [problem] = bundle_facts.read_bundle(bundle, checksums=True)["problems"]
-        assert problem.endswith("golden/a.jpg is missing")
+    def test_a_missing_file_is_named_and_the_others_are_still_read(self, bundle: Path) -> None:
+        (bundle / "labels.txt").unlink()
+        (bundle / "golden" / "a.jpg").write_bytes(b"k")
+        missing, differs = read_bundle(shell, str(bundle))["problems"]
+        assert missing.endswith("labels.txt is missing")
+        assert "golden/a.jpg differs" in differs
 
-    @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"weights": 3}'])
+    def test_a_strange_name_is_read_as_it_is(self, bundle: Path) -> None:
+        manifest = json.loads((bundle / "bundle.json").read_text())
+        strange = {**manifest["golden_samples"][0], "file": "golden/it's\n$(touch x) \\ -n.jpg"}
+        (bundle / strange["file"]).write_bytes(b"j")
+        (bundle / "bundle.json").write_text(json.dumps({**manifest, "golden_samples": [strange]}))
+        assert read_bundle(shell, str(bundle))["problems"] == []
+        assert not (bundle / "x").exists()
+
+    @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"weights": 3}', "\ud83d"])
     def test_a_broken_manifest_is_a_problem_not_a_traceback(self, bundle: Path, content: str) -> None:
-        (bundle / "bundle.json").write_text(content)
-        [problem] = bundle_facts.read_bundle(bundle, checksums=True)["problems"]
+        (bundle / "bundle.json").write_text(content, errors="replace")
+        facts = read_bundle(shell, str(bundle))
+        assert (facts["exists"], facts["name"]) == (True, "")
+        [problem] = facts["problems"]
         assert "is not a bundle manifest" in problem
 
     def test_no_bundle_is_said(self, tmp_path: Path) -> None:
-        assert bundle_facts.read_bundle(tmp_path, checksums=True)["exists"] is False
+        facts = read_bundle(shell, str(tmp_path))
+        assert (facts["exists"], facts["sha256"]) == (False, "")
+
+    def test_what_cannot_be_read_fails_with_the_host_s_own_words(self, bundle: Path) -> None:
+        def broken(script: str, arguments: list[str]) -> tuple[int, str, str]:
+            return shell(script.replace("sha256sum", "sha256sum /nowhere"), arguments)
+
+        with pytest.raises(UnreadableError, match="/nowhere"):
+            read_bundle(broken, str(bundle))
 
 
 class Service(BaseHTTPRequestHandler):
