@@ -133,6 +133,23 @@ def test_a_failed_preparation_ends_the_run_even_with_keep_going(
     assert (code, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
 
 
+def test_the_preparation_runs_beside_the_stages_before_it(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = f"""
+import pathlib, time
+def test_meets_the_preparation():
+    deadline = time.monotonic() + 60
+    while not pathlib.Path({str(tmp_path / "prepared")!r}).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+"""
+    prepare = runner.Stage("prepare", "Prepare", ("touch", str(tmp_path / "prepared")), is_test=False)
+    later = stage_of(runner, tmp_path, "later", PASSING, needs_engine=True)
+    code, lines = outcome(runner, monkeypatch, capsys, [stage_of(runner, tmp_path, "first", waiting), prepare, later])
+    assert (code, lines[-1]) == (0, "3 passed, 0 failed, 0 skipped")
+
+
 def make_scenarios(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).mkdir(parents=True)
