@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import hold
 from ansible.module_utils.haproxy_runtime import live_colour, read_map_file, servers_down, set_live_colour, statistics
 from ansible.module_utils.releases import COLOURS, HOLD, read_json, write_atomically
 
@@ -85,6 +86,8 @@ def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> Switched:
     """
     admin_socket, note, map_file = state_dir / "run" / "admin.sock", state_dir / NOTE, state_dir / "conf" / "live.map"
     previous = live_colour(admin_socket, map_path)
+    if colour.startswith(HOLD):
+        hold.begin(state_dir)
     if previous == colour and read_map_file(map_file) == colour:
         return Switched(previous, False)
     # The map file was written when the requests began to wait, be it by a run that died since.
@@ -97,6 +100,8 @@ def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> Switched:
     else:
         note.unlink(missing_ok=True)
     set_live(state_dir, map_path, colour)
+    if not colour.startswith(HOLD):
+        hold.end(state_dir)
     return Switched(previous, True, time.time() - held_since if held_since else 0.0)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
+from ansible.module_utils import hold
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, Instance, inspect_instance, last_log_lines
 from ansible.module_utils.http_client import UnreachableError, request
@@ -20,6 +22,7 @@ options:
   container: {description: Name of the container, type: str, required: true}
   port: {description: Port inside the container, type: int, default: 8000}
   timeout: {description: Seconds that the model may take to load, type: int, default: 180}
+  gateway: {description: The gateway's directory on the host; it may keep requests waiting meanwhile, type: path}
   final: {description: Reasons for not being ready that waiting cannot mend, type: list, elements: str, default: []}
 author: [The maintainers]
 """
@@ -71,6 +74,7 @@ def main() -> None:
             "port": {"type": "int", "default": 8000},
             "timeout": {"type": "int", "default": 180},
             "final": {"type": "list", "elements": "str", "default": []},
+            "gateway": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -78,6 +82,8 @@ def main() -> None:
     started = time.monotonic()
     reason, code = "it did not start", ""
     while time.monotonic() - started < timeout:
+        if module.params["gateway"]:
+            hold.go_on(Path(module.params["gateway"]))
         try:
             instance = inspect_instance(container)
             dead = end_of(instance)

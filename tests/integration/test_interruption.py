@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from roles.gateway.files.keeper import ALIVE_SECONDS
 from tests.integration.conftest import MODEL
 from tests.integration.support.interruption import Task, WatchedRun
-from tests.integration.support.load import LoadClient
+from tests.integration.support.load import LoadClient, post
 from tests.integration.support.playbooks import ROOT, Host
 
 pytestmark = pytest.mark.trial
@@ -37,7 +39,7 @@ class Releases:
         host.deploy()
         host.deploy(model_bundle_version="B")
         self.host = host
-        self._ids = {record["bundle"]["version"]: record["release_id"] for record in host.records()}
+        self._ids: dict[str, str] = {record["bundle"]["version"]: record["release_id"] for record in host.records()}
         # Both colours have run by now, so this is what every clean update leaves.
         self.clean = host.traces()
 
@@ -51,6 +53,10 @@ class Releases:
     def next(self) -> str:
         """The version that does not serve."""
         return "A" if self.live == "B" else "B"
+
+    def identity(self, version: str) -> str:
+        """Return the id of the version's release."""
+        return self._ids[version]
 
     def update(self, version: str) -> list[str]:
         """Return the command that makes the version live."""
@@ -122,6 +128,30 @@ def test_an_update_killed_within_a_long_task_loses_nothing_and_is_made_good(
         run = WatchedRun(releases.host, tmp_path, releases.update(target))
         run.wait_until_started(task)
         run.kill()
+        releases.converge(tmp_path, target)
+    assert client.failures == []
+
+
+def test_a_run_that_dies_while_requests_wait_is_ended_by_the_keeper(
+    releases: Releases, photograph: Path, tmp_path: Path
+) -> None:
+    """The strategy recreate has stopped what served; no further run is needed for it to serve again."""
+    host, former, target = releases.host, releases.live, releases.next
+    command = host.command(
+        "rollback", inference_service_release=releases.identity(target), inference_service_strategy="recreate"
+    )
+    run = WatchedRun(host, tmp_path, command)
+    run.wait_until_started("Start_candidate | Wait until its model is loaded")
+    run.kill()
+    died = time.monotonic()
+    status = 0
+    while status != 200:
+        assert time.monotonic() - died < ALIVE_SECONDS + 60
+        time.sleep(1)
+        status, answer = post(host.port, photograph.read_bytes())
+    assert answer["model_info"]["version"] == former
+    print(f"the keeper brought {former} back {time.monotonic() - died:.0f} s after the run had died")
+    with LoadClient(host.port, photograph, PAUSE) as client:
         releases.converge(tmp_path, target)
     assert client.failures == []
 

@@ -6,6 +6,9 @@ specification is written a moment later. Every two seconds this looks at the con
 map names: one that was killed or could not be started is started, one that has been unhealthy for a minute is
 restarted. One that was stopped (`docker stop`) ended by itself with exit code 0, and stays as it is.
 
+While a run replaces the only instance, the map says `hold-COLOUR`, requests wait, and the run touches a file beside
+the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live.
+
 Usage: keeper.py SERVICE MAP_FILE DOCKER_SOCKET
 """
 
@@ -24,6 +27,10 @@ from urllib.parse import quote
 POLL_SECONDS = 2.0
 HANG_SECONDS = 60.0
 START_SECONDS = 10.0
+# Longer than any step of a run that replaces an instance; the long ones say meanwhile that they go on.
+ALIVE_SECONDS = 120.0
+HOLD = "hold-"
+SIGN_OF_LIFE = "hold.alive"
 KILLED = 128 + signal.SIGKILL
 
 
@@ -60,12 +67,25 @@ class Engine(http.client.HTTPConnection):
 
 
 def live_colour(map_file: Path) -> str:
-    """Return the colour that gets requests, '' when there is none."""
+    """Return the colour that gets requests, hold-COLOUR while they wait, '' when there is none."""
     try:
         fields = map_file.read_text(encoding="utf-8").split()
     except OSError:
         return ""
     return fields[1] if len(fields) == 2 and fields[1] != "none" else ""
+
+
+def is_abandoned(map_file: Path, now: float) -> bool:
+    """Return whether the run that made requests wait has given no sign of life for too long; now is the host's time."""
+    sign = map_file.with_name(SIGN_OF_LIFE)
+    return now - (sign if sign.exists() else map_file).stat().st_mtime > ALIVE_SECONDS
+
+
+def write_map(map_file: Path, value: str) -> None:
+    """Write what is live, in one step."""
+    new = map_file.with_name(f".{map_file.name}.keeper")
+    new.write_text(f"live {value}\n", encoding="utf-8")
+    new.replace(map_file)
 
 
 class Keeper:
@@ -79,16 +99,50 @@ class Keeper:
 
     def look(self, colour: str, now: float) -> list[tuple[str, str]]:
         """Act on the containers of the colour; return what was done as (action, container name)."""
+        done = []
+        for identity, name, state in self._containers(colour):
+            action = self.decide(identity, state, now)
+            if action:
+                self._engine.ask("POST", f"/containers/{identity}/{action}")
+                done.append((action, name))
+        return done
+
+    def bring_back(self, colour: str) -> list[tuple[str, str]]:
+        """Take the next step towards the colour serving again; return it as (action, container name).
+
+        The last step sends the requests there: (`live`, COLOUR).
+        """
+        done = []
+        own = self._containers(colour)
+        # Two may not fit; the candidate of a dead run makes room, as the colour did for it.
+        for identity, name, state in self._containers("green" if colour == "blue" else "blue") if own else []:
+            if state["Status"] not in ("exited", "created"):
+                self._engine.ask("POST", f"/containers/{identity}/stop")
+                done.append(("stop", name))
+        for identity, name, state in own:
+            if state["Status"] in ("exited", "created"):
+                self._engine.ask("POST", f"/containers/{identity}/start")
+                done.append(("start", name))
+        if own and all((state.get("Health") or {}).get("Status") == "healthy" for _, _, state in own) and not done:
+            done.append(("live", colour))
+        return done
+
+    def reload_gateway(self) -> None:
+        """Let the gateway read its map again; connections stay open."""
+        self._engine.ask("POST", f"/containers/{self._service}-gateway/kill?signal=USR2")
+
+    def _containers(self, colour: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return id, name and state of the colour's containers."""
         labels = [f"inference-service.name={self._service}", f"inference-service.colour={colour}"]
         filters = quote(json.dumps({"label": labels}))
-        done = []
-        for entry in self._engine.ask("GET", f"/containers/json?all=true&filters={filters}"):
-            state = self._engine.ask("GET", f"/containers/{entry['Id']}/json")["State"]
-            action = self.decide(entry["Id"], state, now)
-            if action:
-                self._engine.ask("POST", f"/containers/{entry['Id']}/{action}")
-                done.append((action, str(entry["Names"][0]).lstrip("/")))
-        return done
+        return [
+            (entry["Id"], str(entry["Names"][0]).lstrip("/"), self._state(entry["Id"]))
+            for entry in self._engine.ask("GET", f"/containers/json?all=true&filters={filters}")
+        ]
+
+    def _state(self, identity: str) -> dict[str, Any]:
+        state: dict[str, Any] = self._engine.ask("GET", f"/containers/{identity}/json")["State"]
+        return state
 
     def decide(self, identity: str, state: dict[str, Any], now: float) -> str:
         """Return `start`, `restart` or '' for a container's state as `docker inspect` shows it."""
@@ -116,6 +170,35 @@ def say(level: str, detail: str) -> None:
     sys.stdout.flush()
 
 
+WORDS = {
+    "start": "{} was not running: started it.",
+    "restart": "{} was unhealthy for a minute: restarted it.",
+    "stop": "{} is the candidate of a run that died: stopped it.",
+    "live": "A run died while it replaced the instance: {} serves again. Run the playbook again for the new release.",
+}
+
+
+def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
+    """Do what is to be done now; return it as (action, name)."""
+    colour = live_colour(map_file)
+    if not colour.startswith(HOLD):
+        return keeper.look(colour, time.monotonic()) if colour else []
+    if not is_abandoned(map_file, time.time()):
+        return []
+    former = colour.removeprefix(HOLD)
+    done = keeper.bring_back(former)
+    if done == [("live", former)]:
+        write_map(map_file, former)
+        try:
+            keeper.reload_gateway()
+        except EngineError:
+            # The running gateway still lets requests wait, so this is not over.
+            write_map(map_file, colour)
+            raise
+        map_file.with_name(SIGN_OF_LIFE).unlink(missing_ok=True)
+    return done
+
+
 def main() -> None:
     """Look for ever."""
     service, map_file, docker_socket = sys.argv[1:]
@@ -123,13 +206,9 @@ def main() -> None:
     keeper = Keeper(Engine(docker_socket), service)
     while True:
         try:
-            colour = live_colour(Path(map_file))
-            for action, name in keeper.look(colour, time.monotonic()) if colour else []:
-                say(
-                    "warning",
-                    f"{name} was {'not running' if action == 'start' else 'unhealthy for a minute'}: {action}ed it.",
-                )
-        except EngineError as error:
+            for action, name in look_after(keeper, Path(map_file)):
+                say("warning", WORDS[action].format(name))
+        except (EngineError, OSError) as error:
             say("error", str(error))
         time.sleep(POLL_SECONDS)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -12,13 +14,41 @@ from typing import Any
 
 import pytest
 
-from roles.gateway.files.keeper import HANG_SECONDS, START_SECONDS, Engine, EngineError, Keeper, live_colour
+from roles.gateway.files.keeper import (
+    ALIVE_SECONDS,
+    HANG_SECONDS,
+    SIGN_OF_LIFE,
+    START_SECONDS,
+    Engine,
+    EngineError,
+    Keeper,
+    live_colour,
+    look_after,
+)
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
 HANGING = {"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy"}}
 
 
-class Api(BaseHTTPRequestHandler):
+class Answering(BaseHTTPRequestHandler):
+    """Answers as the engine does, on a Unix socket."""
+
+    def answer(self, status: int, content: Any) -> None:
+        body = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body:
+            self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "keeper"
+
+    def log_message(self, *_args: Any) -> None:
+        """Keep the test's output quiet."""
+
+
+class Api(Answering):
     """Lists one container in the state that the test chose, and notes what is asked of it."""
 
     state: dict[str, Any]
@@ -34,19 +64,6 @@ class Api(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.asked.append(self.path)
         self.answer(500 if self.state.get("Error") else 204, None)
-
-    def answer(self, status: int, content: Any) -> None:
-        body = b"" if content is None else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "keeper"
-
-    def log_message(self, *_args: Any) -> None:
-        """Keep the test's output quiet."""
 
 
 @pytest.fixture
@@ -125,6 +142,118 @@ def test_a_container_that_recovers_is_not_restarted(api: Any) -> None:
 def test_an_engine_that_is_away_is_an_error_to_be_logged(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="containers/json"):
         Keeper(Engine(str(tmp_path / "none.sock")), "svc").look("blue", now=0)
+
+
+class Machine(Answering):
+    """A host with one container of each colour and a gateway; starting and stopping change their states."""
+
+    states: dict[str, dict[str, Any]]
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/containers/json"):
+            found = [name for name in self.states if f"inference-service.colour%3D{name}%22" in self.path]
+            self.answer(200, [{"Id": name, "Names": [f"/svc-{name}-0-api-1"]} for name in found])
+        else:
+            self.answer(200, {"State": self.states[self.path.split("/")[2]]})
+
+    def do_POST(self) -> None:
+        name, action = self.path.split("/")[2:]
+        self.asked.append(f"{action} {name}")
+        if action == "stop":
+            self.states[name].update(Status="exited", Health={"Status": "unhealthy"})
+        elif action == "start":
+            self.states[name].update(Status="running", Health={"Status": "starting"})
+        self.answer(500 if self.states.get("gateway_fails") else 204, None)
+
+
+class TestAbandoned:
+    """A run held requests, stopped blue, started green, and died."""
+
+    @pytest.fixture
+    def states(self) -> dict[str, dict[str, Any]]:
+        return {"blue": {"Status": "exited", "ExitCode": 0}, "green": dict(HEALTHY)}
+
+    @pytest.fixture
+    def machine(self, tmp_path: Path, states: dict[str, Any]) -> Iterator[tuple[Keeper, list[str]]]:
+        asked: list[str] = []
+        path = str(tmp_path / "docker.sock")
+        handler = type("Handler", (Machine,), {"states": states, "asked": asked})
+        with socketserver.ThreadingUnixStreamServer(path, handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield Keeper(Engine(path), "svc"), asked
+            server.shutdown()
+
+    @pytest.fixture
+    def map_file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "live.map"
+        path.write_text("live hold-blue\n")
+        self.age(path, ALIVE_SECONDS * 3)
+        return path
+
+    def age(self, path: Path, seconds: float) -> None:
+        path.touch()
+        os.utime(path, (time.time() - seconds,) * 2)
+
+    def test_what_served_is_started_and_made_live_once_it_is_healthy(
+        self, machine: Any, states: dict[str, Any], map_file: Path
+    ) -> None:
+        keeper, asked = machine
+        self.age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
+        assert look_after(keeper, map_file) == [("stop", "svc-green-0-api-1"), ("start", "svc-blue-0-api-1")]
+        assert asked == ["stop green", "start blue"]
+        # It loads its model.
+        assert look_after(keeper, map_file) == []
+        assert map_file.read_text() == "live hold-blue\n"
+        states["blue"].update(HEALTHY)
+        assert look_after(keeper, map_file) == [("live", "blue")]
+        assert map_file.read_text() == "live blue\n"
+        assert asked[2:] == ["kill?signal=USR2 svc-gateway"]
+        assert not map_file.with_name(SIGN_OF_LIFE).exists()
+        assert look_after(keeper, map_file) == []
+
+    def test_a_run_that_gives_signs_of_life_is_left_alone(self, machine: Any, map_file: Path) -> None:
+        keeper, asked = machine
+        self.age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS - 10)
+        assert look_after(keeper, map_file) == []
+        assert asked == []
+
+    def test_without_a_sign_the_age_of_the_map_counts(self, machine: Any, map_file: Path) -> None:
+        keeper, asked = machine
+        self.age(map_file, ALIVE_SECONDS - 10)
+        assert look_after(keeper, map_file) == []
+        self.age(map_file, ALIVE_SECONDS + 1)
+        assert look_after(keeper, map_file) != []
+        assert asked == ["stop green", "start blue"]
+
+    def test_a_run_that_died_before_it_stopped_anything_costs_no_restart(
+        self, machine: Any, states: dict[str, Any], map_file: Path
+    ) -> None:
+        keeper, asked = machine
+        states.update(blue=dict(HEALTHY))
+        del states["green"]
+        assert look_after(keeper, map_file) == [("live", "blue")]
+        assert asked == ["kill?signal=USR2 svc-gateway"]
+
+    def test_a_gateway_that_cannot_be_told_is_told_later(
+        self, machine: Any, states: dict[str, Any], map_file: Path
+    ) -> None:
+        keeper, _ = machine
+        states.update(blue=dict(HEALTHY), green={"Status": "exited"}, gateway_fails={"Status": "exited"})
+        self.age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
+        with pytest.raises(EngineError, match="USR2"):
+            look_after(keeper, map_file)
+        assert map_file.read_text() == "live hold-blue\n"
+        del states["gateway_fails"]
+        assert look_after(keeper, map_file) == [("live", "blue")]
+
+    def test_nothing_is_stopped_for_a_colour_that_has_no_container(
+        self, machine: Any, states: dict[str, Any], map_file: Path
+    ) -> None:
+        keeper, asked = machine
+        del states["blue"]
+        assert look_after(keeper, map_file) == []
+        assert asked == []
 
 
 @pytest.mark.parametrize(("content", "colour"), [("live green\n", "green"), ("live none\n", ""), ("", ""), (None, "")])
