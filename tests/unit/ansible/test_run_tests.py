@@ -133,21 +133,44 @@ def test_a_failed_preparation_ends_the_run_even_with_keep_going(
     assert (code, lines[-1]) == (1, "0 passed, 1 failed, 0 skipped")
 
 
-def test_the_preparation_runs_beside_the_stages_before_it(
-    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    waiting = f"""
+def meeting(folder: Path, mine: str, other: str) -> str:
+    """Return a test that passes only while the one of the other name runs too."""
+    return f"""
 import pathlib, time
-def test_meets_the_preparation():
+def test_meets():
+    pathlib.Path({str(folder / mine)!r}).touch()
     deadline = time.monotonic() + 60
-    while not pathlib.Path({str(tmp_path / "prepared")!r}).exists():
+    while not pathlib.Path({str(folder / other)!r}).exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 """
-    prepare = runner.Stage("prepare", "Prepare", ("touch", str(tmp_path / "prepared")), is_test=False)
-    later = stage_of(runner, tmp_path, "later", PASSING, needs_engine=True)
-    code, lines = outcome(runner, monkeypatch, capsys, [stage_of(runner, tmp_path, "first", waiting), prepare, later])
-    assert (code, lines[-1]) == (0, "3 passed, 0 failed, 0 skipped")
+
+
+def test_two_rows_run_at_the_same_time(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [
+        stage_of(runner, tmp_path, "one", meeting(tmp_path, "a", "b"), beside=True),
+        stage_of(runner, tmp_path, "two", meeting(tmp_path, "b", "a")),
+    ]
+    code, lines = outcome(runner, monkeypatch, capsys, stages)
+    assert (code, lines[-1]) == (0, "2 passed, 0 failed, 0 skipped")
+
+
+def test_both_rows_wait_for_the_engine_and_one_that_fails_ends_both(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare = runner.Stage("prepare", "Prepare", ("sh", "-c", f"sleep 1; touch {tmp_path}/engine"), is_test=False)
+    needing = f"import pathlib\ndef test_engine(): assert pathlib.Path({str(tmp_path / 'engine')!r}).exists()\n"
+    stages = [
+        prepare,
+        stage_of(runner, tmp_path, "one", needing, needs_engine=True),
+        stage_of(runner, tmp_path, "two", needing + MIXED, needs_engine=True, beside=True),
+        stage_of(runner, tmp_path, "three", PASSING, beside=True),
+    ]
+    code, lines = outcome(runner, monkeypatch, capsys, stages)
+    assert (code, lines[-1]) == (1, "3 passed, 2 failed, 1 skipped")
+    assert lines[lines.index("=== Three [three]") + 1] == "    not run"
 
 
 def make_scenarios(folder: Path, *names: str) -> None:
