@@ -222,3 +222,11 @@ def test_the_status_of_a_fleet_is_one_table(fleet: Fleet) -> None:
     run = fleet.play("status")
     assert run.code == 0, run.output[-6000:]
     assert [columns[1] for columns in summary(run).values()] == [f"{MODEL} B"] * 3
+
+
+def test_a_load_balancer_alone_cannot_be_deployed_and_says_why(fleet: Fleet, photograph: Path) -> None:
+    with LoadClient(fleet.port, photograph, PAUSE) as client:
+        run = fleet.play("deploy", "--limit=load_balancers")
+    assert run.code != 0
+    assert "Run without --limit, or with host-1 in it too." in " ".join(run.output.split())
+    assert client.failures == []
