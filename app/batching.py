@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    pixels: "Tensor"
+    source: "Tensor | Callable[[], Tensor]"
     future: "asyncio.Future[Result]"
     arrived: float
 
@@ -36,7 +36,8 @@ class Batcher:
     """Feeds the engine from its threads; `submit` belongs to the event loop.
 
     There is no waiting window: a lone image leaves at once, and images that arrive during a forward share the next.
-    On a CPU every core has a thread of its own, and those that are free share what waits.
+    On a CPU every core has a thread of its own, and those that are free share what waits. Such a thread can decode its
+    images itself: with as many threads as cores, another one for it would only be one more to switch to.
     """
 
     def __init__(
@@ -54,9 +55,12 @@ class Batcher:
         for number in range(workers):
             threading.Thread(target=self._work, name=f"model-{number}", daemon=True).start()
 
-    async def submit(self, pixels: "Tensor") -> Result:
-        """Wait for the image's turn and its result; a cancelled caller leaves the queue."""
-        entry = _Entry(pixels, self._loop.create_future(), time.perf_counter())
+    async def submit(self, source: "Tensor | Callable[[], Tensor]") -> Result:
+        """Wait for the turn and the result of an image's pixels, or of what decodes them on the thread of the model.
+
+        A cancelled caller leaves the queue.
+        """
+        entry = _Entry(source, self._loop.create_future(), time.perf_counter())
         with self._changed:
             if self._stopped:
                 raise ServiceError("stopping", "The service is stopping; send the request again.")
@@ -99,26 +103,47 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            batch, alone = self._take()
-            if not batch:
+            taken, alone = self._take()
+            if not taken:
                 return
             started = time.perf_counter()
-            for entry in batch:
+            for entry in taken:
                 self._metrics.queue_wait.observe(started - entry.arrived)
+            batch, pixels = self._decode(taken)
+            if batch:
+                self._compute(batch, pixels, alone=alone)
+
+    def _decode(self, taken: Sequence[_Entry]) -> "tuple[list[_Entry], list[Tensor]]":
+        """The images of a batch with their pixels; those that cannot be decoded are answered and left out."""
+        batch: list[_Entry] = []
+        pixels: list[Tensor] = []
+        for entry in taken:
+            if entry.future.done():  # its client left meanwhile
+                continue
             try:
-                self._engine.use_threads(alone=alone)
-                rankings = self._engine.predict([entry.pixels for entry in batch])
-            except DeviceLostError as error:
-                self._on_device_lost(str(error))
-                self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
-            except Exception as error:  # whatever a model raises, the thread must live on for the next batch
-                log.exception("The model failed on a batch of %d", len(batch))
-                self._answer(batch, error)
+                pixels.append(entry.source() if callable(entry.source) else entry.source)
+            except Exception as error:  # a refusal, or a defect: in either case the error of this image alone
+                self._answer([entry], error)
             else:
-                seconds = time.perf_counter() - started
-                self._metrics.batch_size.observe(len(batch))
-                self._metrics.batch_duration.observe(seconds)
-                self._answer(batch, [Result(ranking, seconds) for ranking in rankings])
+                batch.append(entry)
+        return batch, pixels
+
+    def _compute(self, batch: Sequence[_Entry], pixels: "Sequence[Tensor]", *, alone: bool) -> None:
+        started = time.perf_counter()
+        try:
+            self._engine.use_threads(alone=alone)
+            rankings = self._engine.predict(pixels)
+        except DeviceLostError as error:
+            self._on_device_lost(str(error))
+            self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
+        except Exception as error:  # whatever a model raises, the thread must live on for the next batch
+            log.exception("The model failed on a batch of %d", len(batch))
+            self._answer(batch, error)
+        else:
+            seconds = time.perf_counter() - started
+            self._metrics.batch_size.observe(len(batch))
+            self._metrics.batch_duration.observe(seconds)
+            self._answer(batch, [Result(ranking, seconds) for ranking in rankings])
 
     def _answer(self, batch: Sequence[_Entry], outcome: Sequence[Result] | Exception) -> None:
         def deliver() -> None:

@@ -41,7 +41,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Exchange, service=service)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
-    for module in (health, predict, model, pages):
+    # Looked through in this order.
+    for module in (predict, health, model, pages):
         app.include_router(module.router)
     return app
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from app import __version__, cpus
 from app.admission import Admission
-from app.batching import Batcher
+from app.batching import Batcher, Result
 from app.errors import BundleError, ServiceError
 from app.lifecycle import Lifecycle, State
 from app.metrics import Metrics
@@ -22,6 +22,9 @@ from app.settings import Settings
 from app.uploads import Upload
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from app.imaging import DecodedImage
     from app.serving import ServedModel
 
 log = logging.getLogger(__name__)
@@ -69,13 +72,9 @@ class Service:
     async def classify(self, upload: Upload) -> Prediction:
         """Decode one image off the event loop and wait for its turn on the model."""
         model = self.loaded()
-        loop = asyncio.get_running_loop()
-        started = time.perf_counter()
-        image = await loop.run_in_executor(self._decoders, model.decoder.decode, upload.content)
-        self.metrics.decode_duration.observe(time.perf_counter() - started)
         if self._batcher is None:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
-        result = await self._batcher.submit(image.pixels)
+        image, result = await self._compute(model, self._batcher, upload)
         self.admission.answered()
         self.metrics.predictions.inc()
         self._predictions += 1
@@ -107,6 +106,26 @@ class Service:
                 version=model.version,
             ),
         )
+
+    async def _compute(self, model: "ServedModel", batcher: Batcher, upload: Upload) -> "tuple[DecodedImage, Result]":
+        def decode() -> "DecodedImage":
+            started = time.perf_counter()
+            image = model.decoder.decode(upload.content)
+            self.metrics.decode_duration.observe(time.perf_counter() - started)
+            return image
+
+        if model.engine.device != "cpu":
+            # The thread that feeds a GPU does nothing else.
+            image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+            return image, await batcher.submit(image.pixels)
+        images: list[DecodedImage] = []
+
+        def pixels() -> "Tensor":
+            images.append(decode())
+            return images[0].pixels
+
+        result = await batcher.submit(pixels)
+        return images[0], result
 
     def speed(self) -> SpeedMetrics:
         """Times of the latest forwards."""

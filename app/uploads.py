@@ -2,6 +2,7 @@
 
 import email
 import email.message
+import re
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -13,6 +14,13 @@ MULTIPART_ALLOWANCE = 16_384
 _MAX_PART_HEADER = 8_192
 _MAX_PARTS = 1_000
 _UNTYPED = ("", "application/octet-stream")
+# A part's header as browsers, curl and Python's clients write it; what else is allowed is left to the email package,
+# which takes thirty times as long.
+_PLAIN_HEADER = re.compile(
+    r'Content-Disposition: form-data; name="([^"\\]*)"(?:; filename="([^"\\]*)")?\r\n'
+    r"(?:Content-Type: ([\w.+-]+/[\w.+-]+)\r\n)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,10 @@ def _parts(content: bytes, boundary: bytes) -> list[_Part]:
 
 
 def _part(head: bytes, content: memoryview) -> _Part:
-    message = email.message_from_string(head.decode("utf-8", "replace"))
+    text = head.decode("utf-8", "replace")
+    if plain := _PLAIN_HEADER.fullmatch(text):
+        return _Part(plain[1], Upload(content, plain[2], (plain[3] or "").lower()))
+    message = email.message_from_string(text)
     name = message.get_param("name", header="content-disposition")
     declared = message.get_content_type() if "content-type" in message else ""
     return _Part(name if isinstance(name, str) else None, Upload(content, message.get_filename(), declared))

@@ -170,6 +170,67 @@ def test_a_lost_device_is_reported_and_its_requests_are_told() -> None:
     assert "device-side assert" in model.lost[0]
 
 
+def test_the_thread_of_the_model_decodes_its_images() -> None:
+    model = Model()
+    model.gate.set()
+    decoded_by: list[str] = []
+
+    def decode() -> torch.Tensor:
+        decoded_by.append(threading.current_thread().name)
+        return image(6)
+
+    async def work() -> None:
+        batcher = model.batcher()
+        assert best(await batcher.submit(decode)) == 6
+        batcher.stop()
+
+    run(work())
+    assert decoded_by == ["model-0"]
+
+
+def test_an_image_that_cannot_be_decoded_fails_alone() -> None:
+    model = Model()
+
+    def refuse() -> torch.Tensor:
+        raise ServiceError("corrupted_image", "cut off")
+
+    async def work() -> None:
+        batcher = model.batcher()
+        first = asyncio.ensure_future(batcher.submit(image(0)))
+        await entered(model)
+        sources = (lambda: image(1), refuse, lambda: image(2))
+        others = [asyncio.ensure_future(batcher.submit(source)) for source in sources]
+        await settle()
+        model.gate.set()
+        await first
+        good, bad, also_good = await asyncio.gather(*others, return_exceptions=True)
+        assert isinstance(bad, ServiceError)
+        assert bad.code == "corrupted_image"
+        assert [best(result) for result in (good, also_good) if isinstance(result, Result)] == [1, 2]
+        batcher.stop()
+
+    run(work())
+    assert model.batches == [[0], [1, 2]]
+
+
+def test_a_batch_of_which_nothing_can_be_decoded_reaches_no_forward() -> None:
+    model = Model()
+    model.gate.set()
+
+    def refuse() -> torch.Tensor:
+        raise ServiceError("corrupted_image", "cut off")
+
+    async def work() -> None:
+        batcher = model.batcher()
+        with pytest.raises(ServiceError, match="cut off"):
+            await batcher.submit(refuse)
+        assert best(await batcher.submit(image(4))) == 4
+        batcher.stop()
+
+    run(work())
+    assert model.batches == [[4]]
+
+
 def test_stopping_answers_what_waits_and_refuses_what_comes() -> None:
     model = Model()
 

@@ -72,6 +72,20 @@ def test_file_names_arrive_as_they_were_meant(written: str, filename: str | None
     assert one(request(form((disposition("file", written), b"x")))).filename == filename
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        disposition("file", '; filename="a.jpg"') + "\r\nContent-Type: image/JPEG",
+        "content-type: image/jpeg\r\n" + disposition("file", '; filename="a.jpg"').lower(),
+        disposition("file", '; filename="a.jpg"') + "\r\nContent-Type: image/jpeg; charset=binary",
+        disposition("file", "; filename=a.jpg") + "\r\nContent-Type: image/jpeg\r\nContent-Length: 1",
+        disposition("file", ';\r\n filename="a.jpg"') + "\r\nContent-Type: image/jpeg",
+    ],
+)
+def test_a_part_s_header_may_be_written_in_any_way(head: str) -> None:
+    assert one(request(form((head, b"x")))) == Upload(memoryview(b"x"), "a.jpg", "image/jpeg")
+
+
 def test_a_raw_image_body_needs_no_form() -> None:
     upload = one(request([b"half", b"half"], "image/png"))
     assert bytes(upload.content) == b"halfhalf"
