@@ -1,7 +1,9 @@
 """Images: checked by their header, decoded, and brought to the model's input size exactly as timm does it."""
 
 import io
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from timm.data.transforms_factory import create_transform
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as vectorised
 
 from app.bundle.manifest import Input
 from app.errors import ServiceError
@@ -20,7 +25,11 @@ MAX_ASPECT_RATIO = 100
 # A scaled JPEG keeps at least this many times the pixels of each side that the resize then averages.
 FAST_MARGIN = 2
 
+# What torch resizes bytes with, as Pillow does it but for rounding: no pixel differs by more than one of 255.
+VECTORISED = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+
 Mode = Literal["fast", "exact"]
+Step = Callable[[Image.Image | torch.Tensor], Image.Image | torch.Tensor]
 
 # The header is checked below, with our own limit and our own answer.
 Image.MAX_IMAGE_PIXELS = None
@@ -41,7 +50,8 @@ class Decoder:
     """Turns file content into model input; one per model, used by several threads.
 
     `fast` lets libjpeg decode a large JPEG at a half, a quarter or an eighth of its size, which its frequency domain
-    gives almost for free; every other picture is treated exactly as timm treats it.
+    gives almost for free, and lets torch resize where its vector units are faster than Pillow. `exact` treats every
+    picture exactly as timm does.
     """
 
     def __init__(self, settings: Input, max_pixels: int, mode: Mode = "exact") -> None:
@@ -60,7 +70,9 @@ class Decoder:
             normalize=False,
         )
         # Its last step copies the pixels into planes; the batch takes them as they are.
-        self._steps = transform.transforms[:-1]
+        self._steps: list[Step] = transform.transforms[:-1]
+        if mode == "fast":
+            self._steps[0] = _faster(self._steps[0])
 
     def decode(self, content: bytes | memoryview) -> DecodedImage:
         """Check and decode one image; a ServiceError says why it is refused."""
@@ -74,10 +86,10 @@ class Decoder:
                 original = (image.width, image.height, _format(image), image.mode)
                 if self._draft and image.format == "JPEG":
                     image.draft(None, (self._draft, self._draft))
-                picture = _to_rgb(image)
+                picture: Image.Image | torch.Tensor = _to_rgb(image)
         for step in self._steps:
             picture = step(picture)
-        return DecodedImage(torch.from_numpy(np.array(picture)).permute(2, 0, 1), *original)
+        return DecodedImage(_to_tensor(picture), *original)
 
     def _open(self, content: bytes | memoryview) -> Image.Image:
         try:
@@ -108,6 +120,37 @@ class Decoder:
                 f"The image dimensions are too large: {width}x{height} is longer than {MAX_ASPECT_RATIO} times its "
                 "short side.",
             )
+
+
+def _to_tensor(picture: Image.Image | torch.Tensor) -> torch.Tensor:
+    """The pixels as uint8 CHW, lying as the picture's bytes do."""
+    if isinstance(picture, torch.Tensor):
+        return picture
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _faster(step: Step) -> Step:
+    """The step, or the same resize done by torch when that is faster on this CPU, which is measured."""
+    pillow = step
+    if not isinstance(step, transforms.Resize) or step.interpolation not in VECTORISED:
+        return pillow
+    size = [step.size] if isinstance(step.size, int) else list(step.size)
+
+    def resize(picture: Image.Image | torch.Tensor) -> torch.Tensor:
+        return vectorised.resize(_to_tensor(picture), size, step.interpolation, step.max_size, antialias=True)
+
+    sample = Image.new("RGB", (500, 375))
+    return min((pillow, resize), key=lambda way: _shortest(way, sample))
+
+
+def _shortest(step: Step, sample: Image.Image) -> float:
+    """The shortest time of some runs, in seconds of the calling thread, which others on the machine do not lengthen."""
+    times: list[float] = []
+    for _ in range(4):
+        started = time.thread_time()
+        step(sample)
+        times.append(time.thread_time() - started)
+    return min(times)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

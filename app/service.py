@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def _keep_to_one_core() -> None:
+    """Let the calling thread resize alone: others decode beside it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class Service:
     """The model with its queue, decode threads, metrics and lifecycle."""
 
@@ -40,7 +47,9 @@ class Service:
         self.admission = Admission(settings.queue_size, settings.queue_seconds)
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
-        self._decoders = ThreadPoolExecutor(settings.decode_threads or cpus.available(), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(
+            settings.decode_threads or cpus.available(), thread_name_prefix="decode", initializer=_keep_to_one_core
+        )
         self._forward_ms: deque[float] = deque(maxlen=1000)
         self._predictions = 0
         self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY)

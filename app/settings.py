@@ -42,7 +42,8 @@ class Settings(BaseSettings):
         default="auto", description="Number format of the model; checked against fp32 at start."
     )
     decode: Literal["fast", "exact"] = Field(
-        default="fast", description="Whether a large JPEG may be decoded at a fraction of its size."
+        default="fast",
+        description="Whether large JPEGs may be decoded at a fraction of their size, and torch may resize.",
     )
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."

@@ -8,7 +8,8 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
-from app.bundle.manifest import Input
+from app import imaging
+from app.bundle.manifest import Input, make_input
 from app.engine import Engine
 from app.errors import ServiceError
 from app.imaging import DecodedImage, Decoder
@@ -192,10 +193,10 @@ def test_fast_decodes_a_large_jpeg_smaller_and_nearly_as_exact_does() -> None:
     fast = Decoder(LARGE, 50_000_000, "fast")
     first = fast._steps[0]
 
-    def noting(image: Image.Image) -> Image.Image:
-        decoded.append(image.size)
-        resized: Image.Image = first(image)
-        return resized
+    def noting(picture: Image.Image | torch.Tensor) -> Image.Image | torch.Tensor:
+        assert isinstance(picture, Image.Image)
+        decoded.append(picture.size)
+        return first(picture)
 
     fast._steps = [noting, *fast._steps[1:]]
     small, full = fast.decode(content), decode(content, LARGE, 50_000_000)
@@ -208,8 +209,37 @@ def test_fast_decodes_a_large_jpeg_smaller_and_nearly_as_exact_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [picture(size=(120, 100)), picture(size=(900, 900), kind="PNG")], ids=["small", "png"]
+    "content",
+    [picture(size=(120, 100)), picture(size=(900, 900), kind="PNG"), CAT.read_bytes()],
+    ids=["small", "png", "photograph"],
 )
-def test_fast_changes_nothing_for_other_pictures(content: bytes) -> None:
-    fast = Decoder(LARGE, 50_000_000, "fast").decode(content)
-    assert torch.equal(fast.pixels, decode(content, LARGE, 50_000_000).pixels)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_fast_differs_by_rounding_only_for_other_pictures(
+    content: bytes, interpolation: str, crop_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_input(
+        {
+            "size": (3, 96, 96),
+            "mean": HALF,
+            "std": HALF,
+            "interpolation": interpolation,
+            "crop_pct": 0.875,
+            "crop_mode": crop_mode,
+        }
+    )
+    # Whichever is faster here: what torch does is what is compared.
+    monkeypatch.setattr(imaging, "_shortest", lambda step, _: isinstance(step, transforms.Resize))
+    fast = Decoder(settings, 50_000_000, "fast").decode(content).pixels
+    exact = decode(content, settings, 50_000_000).pixels
+    assert fast.shape == exact.shape == (3, 96, 96)
+    difference = (fast.int() - exact.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.05
+
+
+def test_fast_keeps_pillow_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imaging, "_shortest", lambda step, _: not isinstance(step, transforms.Resize))
+    content = picture(size=(120, 100))
+    fast = Decoder(SQUARE, 50_000_000, "fast").decode(content)
+    assert torch.equal(fast.pixels, decode(content).pixels)
