@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."
     )
     decode_threads: int = Field(
-        default=0, ge=0, description="Threads that decode images; 0 means one per CPU available."
+        default=0, ge=0, description="Threads that decode images for a GPU; 0 means one per CPU available."
     )
 
     max_upload_bytes: int = Field(default=10_485_760, ge=1, description="Largest image file.")
