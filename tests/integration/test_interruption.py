@@ -54,13 +54,9 @@ class Releases:
         """The version that does not serve."""
         return "A" if self.live == "B" else "B"
 
-    def identity(self, version: str) -> str:
-        """Return the id of the version's release."""
-        return self._ids[version]
-
-    def update(self, version: str) -> list[str]:
-        """Return the command that makes the version live."""
-        return self.host.command("rollback", inference_service_release=self._ids[version])
+    def update(self, version: str, **extra: str) -> list[str]:
+        """Return the command that makes the version live; keyword arguments become --extra-vars."""
+        return self.host.command("rollback", inference_service_release=self._ids[version], **extra)
 
     def converge(self, folder: Path, version: str) -> None:
         """Run the update to its end and once more: the second changes nothing, and nothing is left over."""
@@ -137,10 +133,7 @@ def test_a_run_that_dies_while_requests_wait_is_ended_by_the_keeper(
 ) -> None:
     """The strategy recreate has stopped what served; no further run is needed for it to serve again."""
     host, former, target = releases.host, releases.live, releases.next
-    command = host.command(
-        "rollback", inference_service_release=releases.identity(target), inference_service_strategy="recreate"
-    )
-    run = WatchedRun(host, tmp_path, command)
+    run = WatchedRun(host, tmp_path, releases.update(target, inference_service_strategy="recreate"))
     run.wait_until_started("Start_candidate | Wait until its model is loaded")
     run.kill()
     died = time.monotonic()
