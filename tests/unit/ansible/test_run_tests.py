@@ -116,6 +116,20 @@ def test_a_stage_that_breaks_after_its_tests_is_a_failure(
     assert "the host could not be destroyed" in "\n".join(lines)
 
 
+def test_a_failed_task_is_shown_however_much_was_printed_after_it(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = "TASK [good] ***\nok: [host]\n\nTASK [install | Install it] ***\nok: [other]\n"
+    log += "fatal: [host]: FAILED! =>\n    msg: the repository did not answer\n\nTASK [tidy up] ***\nok: [host]\n"
+    command = ("sh", "-c", 'printf "%s" "$1"; seq 1000; exit 2', "sh", log)
+    code, lines = outcome(runner, monkeypatch, capsys, [runner.Stage("broken", "Broken", command)])
+    printed = "\n".join(lines)
+    assert code == 1
+    assert "TASK [install | Install it] ***" in printed
+    assert "msg: the repository did not answer" in printed
+    assert "good" not in printed
+
+
 def test_a_command_that_is_missing_is_a_failure(
     runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
