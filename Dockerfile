@@ -44,7 +44,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM venv AS distribution
 RUN --mount=type=secret,id=ca \
-    sh /build/apt-install.sh python3-torch python3-torchvision libopenblas0-openmp
+    sh /build/apt-install.sh python3-torch python3-torchvision libopenblas0-openmp gcc libc6-dev
 COPY docker/collect_torch.py /build/
 RUN --mount=type=bind,from=base,target=/runtime \
     python3 /build/collect_torch.py /runtime /opt/torch

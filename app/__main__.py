@@ -2,45 +2,21 @@
 
 import logging
 import os
+import signal
 import sys
-from types import FrameType
-
-import uvicorn
 
 from app import __version__, logs, settings
 from app.errors import SettingsError
-from app.lifecycle import EXIT_SETTINGS, Lifecycle
-from app.main import create_app
+from app.lifecycle import EXIT_OK, EXIT_SETTINGS
+from app.loading import Loading
 
 log = logging.getLogger("app")
 
 
-class Server(uvicorn.Server):
-    """A server that drains on a signal instead of closing at once, and ends when the lifecycle says so."""
-
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
-        super().__init__(config)
-        self._lifecycle = lifecycle
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal ends the process without waiting."""
-        if self._lifecycle.draining:
-            self.should_exit = self.force_exit = True
-        self._lifecycle.drain()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop listening and close the connections."""
-        if await super().on_tick(counter):
-            return True
-        if self._lifecycle.finished():
-            # What is still in flight may use the rest of the time.
-            self.config.timeout_graceful_shutdown = max(1, round(self._lifecycle.remaining()))
-            return True
-        return False
-
-
 def main() -> int:
     """Serve, and return the exit code."""
+    # A container's first process ignores a signal that it does not handle; the server has its own way later.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_OK))
     try:
         configured = settings.load()
         logs.configure(configured.log_level, configured.log_dir)
@@ -53,22 +29,15 @@ def main() -> int:
         detail = f"API_LOG_DIR cannot be written: {error}; give a directory the service's user may write."
         log.error("The settings are refused", extra={"code": "log_dir_unwritable", "detail": detail})
         return EXIT_SETTINGS
-    app = create_app(configured)
-    lifecycle: Lifecycle = app.state.service.lifecycle
-    config = uvicorn.Config(
-        app,
-        host=configured.host,
-        port=configured.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        workers=1,
-    )
     log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
-    Server(config, lifecycle).run()
-    log.info("The service ends", extra={"exit_code": lifecycle.exit_code})
-    return lifecycle.exit_code
+    loading = Loading(configured)
+    loading.begin()
+    loading.wait_until_computing()
+    from app import server
+
+    exit_code = server.run(configured, loading)
+    log.info("The service ends", extra={"exit_code": exit_code})
+    return exit_code
 
 
 if __name__ == "__main__":

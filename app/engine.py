@@ -4,17 +4,18 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from app import folding
 from app.bundle.manifest import TOP_K, Activation, Input
 from app.errors import DeviceLostError, ServiceError
-from app.folding import fold
 from app.graphs import GraphRunner
 from app.precision import Precision
+from app.timing import shortest
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,25 @@ def choose_device(wanted: str, require_gpu: bool) -> str:
     return "cpu"
 
 
+Layout = Literal["contiguous", "channels_last"]
+
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_NONE = torch.empty(0)
+# Images of one attempt: few, as each costs time until the model is ready.
+_TRIED = 4
+# An image that takes one core this long is always faster on all of them.
+_LARGE_SECONDS = 0.03
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What folding may change, relative to the largest output: the order of float operations, in so many digits. More means
+# that the trace is another model.
+_FOLDING_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+
+
+def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module with its weights in another type; the module itself keeps its own."""
+    tensors: dict[int, object] = {id(value): nn.Parameter(value.to(dtype), False) for value in module.parameters()}
+    tensors |= {id(value): value.to(dtype) for value in module.buffers() if value.is_floating_point()}
+    return copy.deepcopy(module, tensors)
 
 
 class Engine:
@@ -58,102 +77,103 @@ class Engine:
         device: str,
         max_batch: int,
         precision: Precision = "fp32",
-        threads: int = 1,
+        layout: Layout = "channels_last",
     ) -> None:
         self.device = device
         self.max_batch = max_batch
         self.precision = precision
+        self.layout = layout
+        self.seconds = 0.0
+        self.answers: list[Ranking] = []
         self._type = _TYPES[precision]
         if device == "cuda":
             # The GPU image leaves out cuDNN's attention library; torch has its own kernels.
             torch.backends.cuda.enable_cudnn_sdp(False)
-        # A copy only where the type changes, so that the fp32 engine beside it keeps its weights.
-        self._module = (module if precision == "fp32" else copy.deepcopy(module)).to(device, self._type)
-        # GPU convolutions are faster on this layout; on a CPU it depends on the build of torch and is measured.
-        self._use_layout(torch.channels_last if device == "cuda" else torch.contiguous_format)
+        self._module = (module if precision == "fp32" else _copy(module, self._type)).to(device)
+        self._layout = _LAYOUTS[layout]
+        if device == "cuda":
+            for weight in self._module.parameters():
+                if weight.dim() == 4:
+                    weight.data = weight.data.contiguous(memory_format=self._layout)
         self._activation = activation
         self._size = settings.size
         self._mean = torch.tensor(settings.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(settings.std, device=device).view(1, 3, 1, 1)
         self._out_of_memory = False
+        self._frozen: nn.Module | None = None
+        self._pixels = self._logits = _NONE
         self._graphs: GraphRunner | None = None
-        self._own_threads = threads
-        self._lone_threads = threads
+        self._lone_threads = 1
         self._threads = threading.local()
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether pixels and weights lie channel beside channel."""
-        return bool(self._layout == torch.channels_last)
 
     @property
     def folded(self) -> bool:
         """Whether a folded trace is served."""
         return isinstance(self._module, torch.jit.ScriptModule)
 
-    def optimise(self) -> None:
-        """Choose the layout, fold the model and, on a GPU, record its batches as graphs.
+    def attempt(self, images: Sequence[Tensor], *, freeze: bool = False) -> None:
+        """Answer images and measure it: `answers`, and the `seconds` of an image on one core, of a full batch on a GPU.
 
-        What cannot be done is logged and left out.
+        With `freeze` the folded trace is made too, which `optimise` then finds.
         """
         if self.device == "cpu":
-            self._set_threads(self._own_threads)
-            self._choose_layout()
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)
+            self._set_threads(1)
+        # At least two, for what optimise() compares with them.
+        tried = images[:_TRIED] if len(images) > 1 else [*images, *images]
+        self.seconds = shortest(lambda: self._try(tried)) / len(tried)
+        if self.device == "cuda":
+            full = [tried[number % len(tried)] for number in range(self.max_batch)]
+            self.seconds = shortest(lambda: self.predict(full), time.perf_counter)
         with torch.inference_mode():
-            example = self._normalise(noise.to(self.device))
-        # Tensors made in inference mode cannot be traced.
-        self._module = fold(self._module, example.clone())
+            self.answers = self._rankings(*self._best(self._logits))[: len(images)]
+        for start in range(len(tried), len(images), self.max_batch):
+            self.answers += self.predict(images[start : start + self.max_batch])
+        if freeze:
+            self._frozen = folding.freeze(self._module, self._pixels[:1])
+
+    def optimise(self, threads: int = 1) -> None:
+        """Fold the model and, on a GPU, record its batches as graphs; what cannot be done is logged and left out."""
+        if not self.answers:
+            generator = torch.Generator().manual_seed(0)
+            self.attempt(list(torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)))
+        if self.device == "cpu":
+            self._set_threads(threads)
+        frozen = self._frozen or folding.freeze(self._module, self._pixels[:1])
+        if frozen and folding.fits(frozen, self._pixels, self._logits, _FOLDING_TOLERANCE[self.precision]):
+            self._module = frozen
+        self._frozen, self._pixels, self._logits = None, _NONE, _NONE
         if self.device == "cuda":
             self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
 
-    def _use_layout(self, layout: torch.memory_format) -> None:
-        self._layout = layout
-        for weight in self._module.parameters():
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=layout)
+    def _try(self, images: Sequence[Tensor]) -> None:
+        with torch.inference_mode():
+            self._pixels = self._normalise(self._collect(images).to(self.device))
+            self._logits = self._module(self._pixels).float()
 
-    def _choose_layout(self) -> None:
-        """Measure which layout this model, build of torch and CPU are faster with; they differ several times."""
-        blank = [torch.zeros(self._size, dtype=torch.uint8)] * min(2, self.max_batch)
-        seconds: dict[torch.memory_format, float] = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            self._use_layout(layout)
-            # One thread computes here, and its own CPU time does not depend on what else the machine does.
-            seconds[layout] = self._shortest(blank, rounds=2, clock=time.thread_time)
-        self._use_layout(min(seconds, key=lambda layout: seconds[layout]))
+    def warm_up(self, threads: int = 1) -> None:
+        """Run the largest batch and a lone image, so that the first requests pay for nothing.
 
-    def _shortest(self, images: Sequence[Tensor], rounds: int, clock: Callable[[], float] = time.perf_counter) -> float:
-        """The shortest time of some forwards after one that warms up; the shortest, as others may use the machine."""
-        self.predict(images)
-        times: list[float] = []
-        for _ in range(rounds):
-            started = clock()
-            self.predict(images)
-            times.append(clock() - started)
-        return min(times)
-
-    def warm_up(self) -> None:
-        """Run every batch size the engine will often use, so that the first request pays for nothing."""
+        On a CPU this decides whether a lone image gets all threads. For a small model their meeting costs more than it
+        saves, which is measured.
+        """
         blank = torch.zeros(self._size, dtype=torch.uint8)
-        for size in sorted({1, self.max_batch}):
-            self.predict([blank] * size)
-
-    def choose_threads(self, available: int) -> None:
-        """Measure whether a lone image is faster on all threads; the small models are not, nor is a busy machine."""
-        blank = [torch.zeros(self._size, dtype=torch.uint8)]
-        seconds: dict[int, float] = {}
-        for threads in sorted({self._own_threads, available}):
+        if self.device == "cpu":
             self._set_threads(threads)
-            seconds[threads] = self._shortest(blank, rounds=3)
-        self._lone_threads = min(seconds, key=lambda threads: seconds[threads])
-        self._set_threads(self._own_threads)
+        self.predict([blank] * self.max_batch)
+        if self.device == "cpu" and self.seconds < _LARGE_SECONDS:
+            alone: dict[int, float] = {}
+            for number in sorted({1, threads}):
+                self._set_threads(number)
+                alone[number] = shortest(lambda: self.predict([blank]), time.perf_counter)
+            self._lone_threads = min(alone, key=lambda number: alone[number])
+        else:
+            self._lone_threads = threads
+            self.predict([blank])
 
     def use_threads(self, *, alone: bool) -> None:
         """Give the calling thread its own core, or all of them when no other thread computes."""
         if self.device == "cpu":
-            self._set_threads(self._lone_threads if alone else self._own_threads)
+            self._set_threads(self._lone_threads if alone else 1)
 
     def _set_threads(self, threads: int) -> None:
         # The number belongs to the calling thread.
@@ -192,7 +212,7 @@ class Engine:
                 values, indices = self._graphs.run(images)
             else:
                 values, indices = self._answer(self._collect(images).to(self.device))
-            return [Ranking(ids, best) for ids, best in zip(indices.tolist(), values.tolist(), strict=True)]
+            return self._rankings(values, indices)
 
     def _collect(self, images: Sequence[Tensor]) -> Tensor:
         # Decoders deliver pixels in the order of the picture's bytes; in this layout each image is one plain copy.
@@ -208,7 +228,13 @@ class Engine:
 
     def _answer(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The best probabilities and their classes; everything on the device, so only they travel back."""
-        logits = self._module(self._normalise(batch)).float()
+        return self._best(self._module(self._normalise(batch)).float())
+
+    def _best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         probabilities = logits.softmax(1) if self._activation == "softmax" else logits.sigmoid()
         values, indices = probabilities.topk(min(TOP_K, probabilities.shape[1]), dim=1)
         return values, indices
+
+    @staticmethod
+    def _rankings(values: Tensor, indices: Tensor) -> list[Ranking]:
+        return [Ranking(ids, best) for ids, best in zip(indices.tolist(), values.tolist(), strict=True)]

@@ -7,34 +7,45 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-# Folding only changes the order of float operations; more difference than this means the trace is another model.
-TOLERANCE = 1e-4
 
-
-def fold(module: nn.Module, example: Tensor) -> nn.Module:
-    """The module traced and frozen, or the module itself where tracing fails or answers differently.
+def freeze(module: nn.Module, image: Tensor) -> nn.Module | None:
+    """The module traced and frozen, or nothing where it cannot be; `image` is a normalised batch of one.
 
     A frozen trace has no batch norms and runs without the interpreter lock, so that threads share one set of weights.
-    `example` is a normalised batch of at least two images.
     """
     try:
-        # A constant batch size inside the trace shows here, since the check runs on another size.
         with torch.no_grad():
             torch.jit.set_fusion_strategy([])
-            folded: nn.Module = torch.jit.freeze(torch.jit.trace(module, example[:1], check_trace=False))
-            difference = _difference(folded, module, example)
+            # A shell that does not own the module: the weights become constants, and no part gets a script copy.
+            shell = nn.Module()
+            shell.forward = module.__call__
+            # A tensor made in inference mode cannot be traced.
+            traced = torch.jit.trace(shell, image.clone(), check_trace=False)
+            frozen: nn.Module = torch.jit.freeze(traced.eval())
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    else:
-        if difference <= TOLERANCE:
-            return folded
-        reason = f"its answers differ by {difference:.2g}"
+        _refuse(f"{type(error).__name__}: {error}".splitlines()[0])
+        return None
+    return frozen
+
+
+def fits(frozen: nn.Module, batch: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether the frozen trace answers a batch as expected of the module it was made of.
+
+    `tolerance` bounds the change of an output, relative to the largest one where that is above 1. A batch size that
+    became a constant inside the trace shows with more than one image.
+    """
+    try:
+        with torch.inference_mode():
+            change = (frozen(batch).float() - expected).abs().max() / expected.abs().max().clamp(min=1)
+    except Exception as error:  # a wrong trace may fail in any way on another batch
+        # The interpreter of traces begins with where it was, and ends with what happened.
+        _refuse(str(error).strip().splitlines()[-1])
+        return False
+    if change <= tolerance:
+        return True
+    _refuse(f"its answers differ by {float(change):.2g}")
+    return False
+
+
+def _refuse(reason: str) -> None:
     log.warning("The model is served as it is, without folding", extra={"code": "not_folded", "detail": reason})
-    return module
-
-
-def _difference(folded: nn.Module, module: nn.Module, example: Tensor) -> float:
-    """The largest difference of two outputs, relative to the largest value where that is above 1."""
-    expected = module(example).float()
-    largest = (folded(example).float() - expected).abs().max() / expected.abs().max().clamp(min=1)
-    return float(largest) if torch.isfinite(largest) else float("inf")

@@ -1,7 +1,6 @@
 """Images: checked by their header, decoded, and brought to the model's input size exactly as timm does it."""
 
 import io
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torchvision.transforms.v2 import functional as vectorised
 
 from app.bundle.manifest import Input
 from app.errors import ServiceError
+from app.timing import shortest
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MIN_SIDE = 10
@@ -140,17 +140,7 @@ def _faster(step: Step) -> Step:
         return vectorised.resize(_to_tensor(picture), size, step.interpolation, step.max_size, antialias=True)
 
     sample = Image.new("RGB", (500, 375))
-    return min((pillow, resize), key=lambda way: _shortest(way, sample))
-
-
-def _shortest(step: Step, sample: Image.Image) -> float:
-    """The shortest time of some runs, in seconds of the calling thread, which others on the machine do not lengthen."""
-    times: list[float] = []
-    for _ in range(4):
-        started = time.thread_time()
-        step(sample)
-        times.append(time.thread_time() - started)
-    return min(times)
+    return min((pillow, resize), key=lambda way: shortest(lambda: way(sample)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

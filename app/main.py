@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from app import __version__, logs
 from app import settings as settings_module
 from app.errors import ServiceError
+from app.loading import Loading
 from app.middleware import Exchange
 from app.routes import health, model, pages, predict
 from app.service import Service
@@ -18,12 +19,12 @@ from app.settings import Settings
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, loading: Loading | None = None) -> FastAPI:
     """Build the application; without settings it reads them, and sets up logging, itself (`uvicorn --factory`)."""
     if settings is None:
         settings = settings_module.load()
         logs.configure(settings.log_level, settings.log_dir)
-    service = Service(settings)
+    service = Service(settings, loading or Loading(settings))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,6 +1,7 @@
 """Models: timm architectures built without weights, and weights checked against them."""
 
 import difflib
+import importlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -82,6 +83,17 @@ def build(
     device: str = "meta",
 ) -> nn.Module:
     """Build an architecture with uninitialised weights, on the meta device unless told otherwise."""
+    try:
+        return _build(architecture, head, num_classes, size, device)
+    except NotImplementedError:
+        # Some constructors compute with operators that need what the start leaves out for all the others.
+        importlib.import_module("torch._meta_registrations")
+        return _build(architecture, head, num_classes, size, device)
+
+
+def _build(
+    architecture: str, head: Head, num_classes: int | None, size: tuple[int, int, int] | None, device: str
+) -> nn.Module:
     options: dict[str, Any] = {}
     config = _config(architecture)
     if size and config.fixed_input_size and tuple(config.input_size) != size:

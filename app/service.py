@@ -1,9 +1,7 @@
 """The service: what the routes share between them and what outlives a request."""
 
 import asyncio
-import gc
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from app.admission import Admission
 from app.batching import Batcher, Result
 from app.errors import BundleError, ServiceError
 from app.lifecycle import Lifecycle, State
+from app.loading import Loading
 from app.metrics import Metrics
 from app.schemas import ImageMetadata, ModelInfo, Prediction, RankedClass, SpeedMetrics
 from app.settings import Settings
@@ -40,8 +39,9 @@ def _keep_to_one_core() -> None:
 class Service:
     """The model with its queue, decode threads, metrics and lifecycle."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, loading: Loading) -> None:
         self.settings = settings
+        self._loading = loading
         self.metrics = Metrics(settings.queue_size)
         self.lifecycle = Lifecycle(settings.drain_seconds)
         self.admission = Admission(settings.queue_size, settings.queue_seconds)
@@ -57,9 +57,10 @@ class Service:
         self.metrics.images_in_service.set_function(lambda: self.admission.held)
 
     def start(self) -> None:
-        """Begin to load the model; called by the event loop once HTTP is to come up."""
+        """Serve the model as soon as it is loaded; called by the event loop once HTTP is to come up."""
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._load, args=(loop,), name="loader", daemon=True).start()
+        self._loading.begin()
+        self._loading.model.add_done_callback(lambda _: self._tell(loop, self._loaded))
 
     def stop(self) -> None:
         """End the threads."""
@@ -150,33 +151,24 @@ class Service:
             p95_inference_time_ms=round(times[len(times) * 95 // 100], 3),
         )
 
-    def _load(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Load in a thread: importing torch and reading weights takes seconds in which HTTP must answer."""
-        started = time.perf_counter()
+    def _loaded(self) -> None:
+        """Serve the model that was loaded, or become what its error demands."""
         try:
-            import torch
-
-            from app import serving
-
-            phases = {"import": time.perf_counter() - started}
-            model = serving.load(self.settings, phases)
+            model = self._loading.model.result()
         except ServiceError as error:
             log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
-            self._tell(loop, partial(self.lifecycle.gpu_missing, error.detail))
+            self.lifecycle.gpu_missing(error.detail)
         except BundleError as error:
             log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
-            self._tell(loop, partial(self.lifecycle.bundle_refused, error.detail))
-        except Exception as error:  # nobody waits for this thread, so whatever it meets must end the process here
+            self.lifecycle.bundle_refused(error.detail)
+        except Exception as error:  # whatever it is must end the process
             detail = f"Loading the model failed: {type(error).__name__}: {error}"
             log.exception("The model cannot be loaded", extra={"code": "load_failed", "detail": detail})
-            self._tell(loop, partial(self.lifecycle.device_lost, detail))
+            self.lifecycle.device_lost(detail)
         else:
-            # What was imported and loaded stays for good: the collector need not walk through it between requests.
-            gc.freeze()
-            seconds = time.perf_counter() - started
-            self._tell(loop, partial(self._serve, model, seconds, torch.__version__))
+            self._serve(model)
 
-    def _serve(self, model: "ServedModel", seconds: float, torch_version: str) -> None:
+    def _serve(self, model: "ServedModel") -> None:
         def lost(detail: str) -> None:
             log.error("The device is lost", extra={"code": "device_lost", "detail": detail})
             self._tell(loop, partial(self.lifecycle.device_lost, detail))
@@ -184,10 +176,11 @@ class Service:
         loop = asyncio.get_running_loop()
         self.model = model
         self._batcher = Batcher(model.engine, self.metrics, lost, model.workers)
+        seconds = sum(model.load_phases.values())
         self.metrics.load_duration.set(seconds)
         about = {
             "service_version": __version__,
-            "torch_version": torch_version,
+            "torch_version": model.torch_version,
             "model_name": model.name,
             "model_version": model.version,
             "device": model.engine.device,
@@ -197,7 +190,7 @@ class Service:
             "load_phases": model.load_phases,
             "precision": model.engine.precision,
             "folded": model.engine.folded,
-            "channels_last": model.engine.channels_last,
+            "channels_last": model.engine.layout == "channels_last",
             "sha256": model.sha256,
         }
         self.metrics.build.info(about)

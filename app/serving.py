@@ -1,6 +1,7 @@
 """The model in service: loaded, warmed up, and described."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from app import cpus, model
 from app.bundle import manifest as manifests
 from app.bundle import verify
 from app.checkpoint import read as read_checkpoint
-from app.engine import Engine, choose_device
+from app.engine import Engine, Layout, choose_device
 from app.errors import BundleError
 from app.imaging import Decoder
 from app.precision import Precision, choose
@@ -41,6 +42,7 @@ class ServedModel:
     path: str
     metrics: dict[str, float]
     workers: int
+    torch_version: str
     load_phases: dict[str, float]
 
 
@@ -60,33 +62,33 @@ class _Source:
     tolerance: float
 
 
-def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
-    """Load the model the settings name and make it fast; runs in a thread while HTTP already answers.
+def load(settings: Settings, phases: dict[str, float], computing: Callable[[], None]) -> ServedModel:
+    """Load the model the settings name and make it fast; runs in a thread.
 
-    `phases` has the seconds of what came before and gets those of each step here.
+    `phases` has the seconds of what came before and gets those of each step here. `computing` is called before what
+    leaves the interpreter to other threads for most of its time.
     """
     phase = _Phases(phases)
     device = choose_device(settings.device, settings.require_gpu)
     source = _from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
     phase.ended("weights")
+    # Each thread sets its own number; what is measured here is to run on one core of several that do the same.
+    torch.set_num_threads(1)
     decoder = Decoder(source.settings, settings.max_pixels, settings.decode)
     threads = settings.torch_threads or cpus.available()
     on_cpu = device == "cpu"
     # Large batches hardly help a CPU, and they leave the other cores without work.
     max_batch = min(settings.max_batch, CPU_BATCH) if on_cpu else settings.max_batch
 
-    def build(precision: Precision) -> Engine:
-        engine = Engine(source.module, source.settings, source.activation, device, max_batch, precision)
-        engine.optimise()
-        return engine
+    def build(precision: Precision, layout: Layout) -> Engine:
+        return Engine(source.module, source.settings, source.activation, device, max_batch, precision, layout)
 
-    torch.set_num_threads(threads)
     samples = [decoder.decode(path.read_bytes()).pixels for path in source.golden]
+    computing()
     engine = choose(settings.precision, device, build, samples, source.tolerance)
+    engine.optimise(threads)
     phase.ended("engine")
-    engine.warm_up()
-    if on_cpu:
-        engine.choose_threads(threads)
+    engine.warm_up(threads)
     phase.ended("warm_up")
     return ServedModel(
         engine=engine,
@@ -100,6 +102,7 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
         path=str(source.path),
         metrics=source.metrics,
         workers=threads if on_cpu else 1,
+        torch_version=torch.__version__,
         load_phases={name: round(seconds, 3) for name, seconds in phases.items()},
     )
 

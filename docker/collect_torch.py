@@ -1,7 +1,9 @@
 """Copy the distribution's torch and torchvision, and the shared libraries they need, into one folder.
 
 The distribution's packages depend on video codecs, LLVM and GPU stacks that a classifier never loads: 1.4 GB installed.
-What is really linked is found with ldd, and of that only what the runtime base lacks is copied.
+What is really linked is found with ldd, and of that only what the runtime base lacks is copied. Debian's torch is also
+linked to MPI, which only a cluster uses and whose network libraries look for hardware for 0.15 s whenever they are
+loaded: a stand-in has its name and symbols, and nothing behind them.
 
 Usage: python3 collect_torch.py RUNTIME_ROOT TARGET
 """
@@ -16,6 +18,7 @@ WANTED = ("torch", "torchgen", "functorch", "torchvision", "torch-*", "torchvisi
 # Its closure is the whole of ffmpeg; without it torchvision reads no video, which this service never does.
 UNWANTED = "video_reader*.so"
 LIBRARIES = "torch.libs"
+MPI = "libmpi.so.40"
 
 
 def linked(binary: Path) -> dict[str, Path]:
@@ -30,6 +33,44 @@ def linked(binary: Path) -> dict[str, Path]:
             sys.exit(f"error: {binary} needs {name}, which is missing; the distribution's torch package is broken")
         found[name] = Path(rest.split(" (")[0])
     return found
+
+
+def direct(binary: Path) -> set[str]:
+    """Names of the shared libraries that one binary itself asks for."""
+    output = subprocess.run(["objdump", "-p", str(binary)], check=True, capture_output=True, text=True).stdout
+    return {line.split()[1] for line in output.splitlines() if line.strip().startswith("NEEDED ")}
+
+
+def without_mpi(binaries: list[Path], libraries: dict[str, Path]) -> dict[str, Path]:
+    """The libraries that the binaries need by a way that does not lead through MPI's."""
+    found: dict[str, Path] = {}
+    waiting = [*binaries]
+    while waiting:
+        for name in direct(waiting.pop()) - found.keys() - {MPI}:
+            if name in libraries:
+                found[name] = libraries[name]
+                waiting.append(libraries[name])
+    return found
+
+
+def symbols(binary: Path, kind: str) -> dict[str, tuple[str, int]]:
+    """Type and size of each dynamic symbol that a binary defines, or lacks (`--undefined-only`)."""
+    command = ["nm", "--dynamic", "--format=posix", "--without-symbol-versions", "--radix=d", kind, str(binary)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = [line.split() for line in output.splitlines()]
+    return {row[0]: (row[1], int(row[3]) if len(row) > 3 else 0) for row in rows}
+
+
+def stand_in(target: Path, library: Path, users: list[Path]) -> None:
+    """Make a library that satisfies the users' links to another one; calling into it ends the process."""
+    defined = symbols(library, "--defined-only")
+    wanted = sorted({name for user in users for name in symbols(user, "--undefined-only")} & defined.keys())
+    lines: list[str] = []
+    for name in wanted:
+        kind, size = defined[name]
+        lines.append(f"void {name}(void) {{ __builtin_trap(); }}" if kind in "TtWi" else f"char {name}[{size}];")
+    options = ["-shared", "-x", "c", "-fno-builtin", f"-Wl,-soname,{target.name}", "-o", str(target), "-"]
+    subprocess.run(["gcc", *options], input="\n".join(lines), check=True, text=True)
 
 
 def main(runtime: Path, target: Path) -> None:
@@ -51,6 +92,10 @@ def main(runtime: Path, target: Path) -> None:
     needed: dict[str, Path] = {}
     for binary in [*binaries, *originals, target / "torch/bin/torch_shm_manager"]:
         needed.update(linked(binary))
+    if MPI in needed:
+        mpi = needed[MPI]
+        needed = without_mpi([*binaries, *originals], needed)
+        stand_in(libraries / MPI, mpi, [*binaries, *originals, *needed.values()])
     for name, path in needed.items():
         if not (runtime / path.relative_to("/")).exists():
             shutil.copy2(path.resolve(), libraries / name)

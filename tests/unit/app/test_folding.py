@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.folding import fold
+from app import folding
 from tests.unit.app.support import timm_model
 
 EXAMPLE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -24,20 +24,38 @@ def branching() -> nn.Sequential:
     return model
 
 
-def test_a_folded_model_has_no_batch_norm_and_answers_alike() -> None:
+def reshaping() -> nn.Sequential:
+    """A model whose trace has the size of the batch in it."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model.register_forward_hook(lambda _, inputs, output: output.reshape(int(inputs[0].shape[0]), 4, 62, 62))
+    return model
+
+
+def test_a_frozen_model_has_no_batch_norm_and_answers_alike() -> None:
     model = timm_model().requires_grad_(False)
-    folded = fold(model, EXAMPLE)
-    assert isinstance(folded, torch.jit.ScriptModule)
-    assert "batch_norm" not in str(folded.graph)
+    frozen = folding.freeze(model, EXAMPLE[:1])
+    assert isinstance(frozen, torch.jit.ScriptModule)
+    assert "batch_norm" not in str(frozen.graph)
     for count in (1, 2):
-        assert torch.allclose(folded(EXAMPLE[:count]), model(EXAMPLE[:count]), atol=1e-4)
+        assert torch.allclose(frozen(EXAMPLE[:count]), model(EXAMPLE[:count]), atol=1e-4)
+    assert folding.fits(frozen, EXAMPLE, model(EXAMPLE), 1e-4)
 
 
-@pytest.mark.parametrize(("model", "said"), [(untraceable(), "more than a tensor"), (branching(), "differ by")])
-def test_a_model_that_cannot_be_folded_is_served_as_it_is(
+def test_a_model_that_cannot_be_traced_gives_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert folding.freeze(untraceable().requires_grad_(False).eval(), EXAMPLE[:1]) is None
+    (record,) = caplog.records
+    assert record.__dict__["code"] == "not_folded"
+    assert "more than a tensor" in record.__dict__["detail"]
+
+
+@pytest.mark.parametrize(("model", "said"), [(branching(), "differ by"), (reshaping(), "shape")])
+def test_a_trace_that_only_holds_for_one_image_does_not_fit(
     model: nn.Module, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert fold(model.requires_grad_(False).eval(), EXAMPLE) is model
+    model = model.requires_grad_(False).eval()
+    frozen = folding.freeze(model, EXAMPLE[:1])
+    assert frozen is not None
+    assert not folding.fits(frozen, EXAMPLE, model(EXAMPLE), 1e-4)
     (record,) = caplog.records
     assert record.__dict__["code"] == "not_folded"
     assert said in record.__dict__["detail"]

@@ -16,8 +16,9 @@ HOOK = """
 import pathlib, time, torch
 
 def act(module, inputs):
-    # A folded model keeps the name of what it was traced from.
-    if getattr(module, "original_name", "") == "MobileNetV3" and pathlib.Path({flag!r}).exists():
+    # As it is built, and the shell that it is folded in.
+    name = getattr(module, "original_name", type(module).__name__)
+    if name in ("MobileNetV3", "Module") and pathlib.Path({flag!r}).exists():
         {action}
 
 torch.nn.modules.module.register_module_forward_pre_hook(act)
@@ -44,8 +45,17 @@ def answer(connection: socket.socket) -> tuple[int, str | None]:
     return response.status, response.getheader("connection")
 
 
-def test_http_is_up_before_the_model_and_sigterm_then_ends_at_once(bundle: Path, tmp_path: Path) -> None:
+def test_a_signal_before_http_is_up_ends_the_process_in_order(bundle: Path, tmp_path: Path) -> None:
     with serve(tmp_path, bundle_path=bundle) as server:
+        wait_for(lambda: "The service starts" in server.log.read_text())
+        server.terminate()
+        assert exit_code(server) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_http_is_up_before_the_model_and_sigterm_then_ends_at_once(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    with serve(tmp_path, slow(tmp_path / "slow"), bundle_path=bundle) as server:
         wait_for(lambda: server.status("/health/live") == 200)
         ready = server.get("/health/ready")
         assert ready.status_code == 503

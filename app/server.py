@@ -1,0 +1,52 @@
+"""The HTTP server, with a life that ends as the lifecycle says."""
+
+from types import FrameType
+
+import uvicorn
+
+from app.lifecycle import Lifecycle
+from app.loading import Loading
+from app.main import create_app
+from app.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """A server that drains on a signal instead of closing at once, and ends when the lifecycle says so."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second signal ends the process without waiting."""
+        if self._lifecycle.draining:
+            self.should_exit = self.force_exit = True
+        self._lifecycle.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop listening and close the connections."""
+        if await super().on_tick(counter):
+            return True
+        if self._lifecycle.finished():
+            # What is still in flight may use the rest of the time.
+            self.config.timeout_graceful_shutdown = max(1, round(self._lifecycle.remaining()))
+            return True
+        return False
+
+
+def run(settings: Settings, loading: Loading) -> int:
+    """Serve until told to stop; returns the exit code."""
+    app = create_app(settings, loading)
+    lifecycle: Lifecycle = app.state.service.lifecycle
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        workers=1,
+    )
+    Server(config, lifecycle).run()
+    return lifecycle.exit_code
