@@ -53,6 +53,9 @@ _NONE = torch.empty(0)
 _TRIED = 4
 # An image that takes one core this long is always faster on all of them.
 _LARGE_SECONDS = 0.03
+_PAUSE_SECONDS = 0.005
+# All threads must save this much, as requests that come meanwhile wait for them.
+_WORTH_IT = 0.8
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What folding may change, relative to the largest output: the order of float operations, in so many digits. More means
 # that the trace is another model.
@@ -61,9 +64,23 @@ _FOLDING_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module with its weights in another type; the module itself keeps its own."""
-    tensors: dict[int, object] = {id(value): nn.Parameter(value.to(dtype), False) for value in module.parameters()}
-    tensors |= {id(value): value.to(dtype) for value in module.buffers() if value.is_floating_point()}
-    return copy.deepcopy(module, tensors)
+    changed = folding.without_norms(module)
+    # What is not copied but taken from here; by the identity of what it stands for.
+    instead: dict[int, object] = {
+        id(value): nn.Parameter(changed.pop(name, value).to(dtype), requires_grad=False)
+        for name, value in module.named_parameters()
+    }
+    instead |= {
+        id(value): changed.pop(name, value).to(dtype)
+        for name, value in module.named_buffers()
+        if value.is_floating_point()
+    }
+    copied = copy.deepcopy(module, instead)
+    # Biases of convolutions that had none.
+    for name, value in changed.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(copied.get_submodule(parent), leaf, nn.Parameter(value.to(dtype), requires_grad=False))
+    return copied
 
 
 class Engine:
@@ -161,11 +178,16 @@ class Engine:
             self._set_threads(threads)
         self.predict([blank] * self.max_batch)
         if self.device == "cpu" and self.seconds < _LARGE_SECONDS:
+            # Between two requests the other threads fall asleep; waking them is part of what they cost.
+            def after_a_pause() -> None:
+                time.sleep(_PAUSE_SECONDS)
+                self.predict([blank])
+
             alone: dict[int, float] = {}
             for number in sorted({1, threads}):
                 self._set_threads(number)
-                alone[number] = shortest(lambda: self.predict([blank]), time.perf_counter)
-            self._lone_threads = min(alone, key=lambda number: alone[number])
+                alone[number] = shortest(after_a_pause, time.perf_counter) - _PAUSE_SECONDS
+            self._lone_threads = threads if alone[threads] < _WORTH_IT * alone[1] else 1
         else:
             self._lone_threads = threads
             self.predict([blank])

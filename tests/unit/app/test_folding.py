@@ -24,6 +24,16 @@ def branching() -> nn.Sequential:
     return model
 
 
+def with_statistics(model: nn.Module) -> nn.Module:
+    """The model with batch norms as training leaves them."""
+    generator = torch.Generator().manual_seed(4)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, least in ((module.weight, 0.5), (module.running_var, 0.5), (module.running_mean, -0.5)):
+                values.data = torch.rand(values.shape, generator=generator) + least
+    return model
+
+
 def reshaping() -> nn.Sequential:
     """A model whose trace has the size of the batch in it."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
@@ -59,3 +69,19 @@ def test_a_trace_that_only_holds_for_one_image_does_not_fit(
     (record,) = caplog.records
     assert record.__dict__["code"] == "not_folded"
     assert said in record.__dict__["detail"]
+
+
+@pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "resnet18", "densenet121", "convnext_atto"])
+def test_batch_norms_that_do_nothing_leave_the_answers(architecture: str) -> None:
+    model = with_statistics(timm_model(architecture)).requires_grad_(False)
+    expected = model(EXAMPLE)
+    changed = folding.without_norms(model)
+    for name, value in changed.items():
+        parent, _, leaf = name.rpartition(".")
+        module = model.get_submodule(parent)
+        setattr(module, leaf, nn.Parameter(value) if leaf in ("weight", "bias") else value)
+    assert torch.allclose(model(EXAMPLE), expected, atol=1e-3 * float(expected.abs().max()))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    still = [module for module in norms if not torch.allclose(module.weight, torch.ones(()))]
+    # A batch norm that comes before its convolution stays.
+    assert len(still) < len(norms) * 0.6 if norms else not changed

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from app import imaging
 from app.bundle.manifest import Input, make_input
 from app.engine import Engine
 from app.errors import ServiceError
-from app.imaging import DecodedImage, Decoder
+from app.imaging import DecodedImage, Decoder, Mode
 from app.model import IMAGENET_MEAN, IMAGENET_STD
 from tests.unit.app.support import CAT, GOLDEN, picture
 
@@ -176,6 +177,7 @@ def test_a_phones_jpeg_with_a_second_picture_inside_is_a_jpeg() -> None:
     assert decode(target.getvalue()).format == "JPEG"
 
 
+MODES: tuple[Mode, ...] = ("fast", "exact")
 LARGE = Input(size=(3, 64, 64), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=0.875, crop_mode="center")
 
 
@@ -194,8 +196,8 @@ def test_fast_decodes_a_large_jpeg_smaller_and_nearly_as_exact_does() -> None:
     first = fast._steps[0]
 
     def noting(picture: Image.Image | torch.Tensor) -> Image.Image | torch.Tensor:
-        assert isinstance(picture, Image.Image)
-        decoded.append(picture.size)
+        assert isinstance(picture, torch.Tensor)
+        decoded.append((picture.shape[2], picture.shape[1]))
         return first(picture)
 
     fast._steps = [noting, *fast._steps[1:]]
@@ -203,9 +205,41 @@ def test_fast_decodes_a_large_jpeg_smaller_and_nearly_as_exact_does() -> None:
     width, height = Image.open(io.BytesIO(content)).size
     assert decoded[0][0] <= width // 4
     # Never below what the resize needs.
-    assert min(decoded[0]) >= 2 * 64
+    assert min(decoded[0]) >= imaging.FAST_MARGIN * 64
     assert (small.width, small.height) == (full.width, full.height) == (width, height)
     assert (small.pixels.float() - full.pixels.float()).abs().mean() < 2
+
+
+def mpo() -> bytes:
+    """What a phone writes: a JPEG with a second picture inside."""
+    target = io.BytesIO()
+    first, second = Image.open(CAT).convert("RGB"), Image.new("RGB", (16, 12))
+    first.save(target, "MPO", save_all=True, append_images=[second])
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [picture("L"), picture("CMYK"), picture(progressive=True), picture(size=(63, 41), subsampling=0), mpo()],
+    ids=["grey", "cmyk", "progressive", "odd", "mpo"],
+)
+def test_fast_takes_every_kind_of_jpeg_as_exact_does(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, "pillow")
+    fast, exact = Decoder(SQUARE, 1_000_000, "fast").decode(content), decode(content)
+    assert torch.equal(fast.pixels, exact.pixels)
+    assert (fast.width, fast.height, fast.format, fast.mode) == (exact.width, exact.height, exact.format, exact.mode)
+
+
+@pytest.mark.parametrize("damage", [lambda jpeg: jpeg[: len(jpeg) // 2], lambda jpeg: jpeg[:1000] + bytes(len(jpeg))])
+def test_fast_judges_a_damaged_jpeg_as_exact_does(damage: Callable[[bytes], bytes]) -> None:
+    content = damage(CAT.read_bytes())
+    outcomes: list[object] = []
+    for mode in MODES:
+        try:
+            outcomes.append(Decoder(SQUARE, 1_000_000, mode).decode(content).pixels.sum().item())
+        except ServiceError as error:
+            outcomes.append((error.code, error.detail))
+    assert outcomes[0] == outcomes[1]
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
