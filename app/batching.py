@@ -101,32 +101,42 @@ class Batcher:
         self._metrics.queue_depth.dec(len(batch))
         return batch, alone
 
+    def _take_more(self, room: int) -> list[_Entry]:
+        """What came while this thread decoded, unless another one is free for it."""
+        with self._changed:
+            number = 0 if self._idle else min(room, len(self._waiting))
+            more = [self._waiting.popleft() for _ in range(number)]
+        self._metrics.queue_depth.dec(len(more))
+        return more
+
     def _work(self) -> None:
         while True:
             taken, alone = self._take()
             if not taken:
                 return
-            started = time.perf_counter()
-            for entry in taken:
-                self._metrics.queue_wait.observe(started - entry.arrived)
-            batch, pixels = self._decode(taken)
+            batch: list[_Entry] = []
+            pixels: list[Tensor] = []
+            # Images that come while others are decoded share their forward: a larger batch without a pause.
+            while taken:
+                self._decode(taken, batch, pixels)
+                taken = self._take_more(self._engine.max_batch - len(batch))
+                alone = alone and not taken
             if batch:
                 self._compute(batch, pixels, alone=alone)
 
-    def _decode(self, taken: Sequence[_Entry]) -> "tuple[list[_Entry], list[Tensor]]":
-        """The images of a batch with their pixels; those that cannot be decoded are answered and left out."""
-        batch: list[_Entry] = []
-        pixels: list[Tensor] = []
+    def _decode(self, taken: Sequence[_Entry], batch: list[_Entry], pixels: "list[Tensor]") -> None:
+        """Add images with their pixels to a batch; those that cannot be decoded are answered and left out."""
         for entry in taken:
             if entry.future.done():  # its client left meanwhile
                 continue
+            self._metrics.queue_wait.observe(time.perf_counter() - entry.arrived)
             try:
-                pixels.append(entry.source() if callable(entry.source) else entry.source)
+                decoded = entry.source() if callable(entry.source) else entry.source
             except Exception as error:  # a refusal, or a defect: in either case the error of this image alone
                 self._answer([entry], error)
             else:
                 batch.append(entry)
-        return batch, pixels
+                pixels.append(decoded)
 
     def _compute(self, batch: Sequence[_Entry], pixels: "Sequence[Tensor]", *, alone: bool) -> None:
         started = time.perf_counter()

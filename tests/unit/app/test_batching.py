@@ -188,6 +188,31 @@ def test_the_thread_of_the_model_decodes_its_images() -> None:
     assert decoded_by == ["model-0"]
 
 
+def test_images_that_come_while_one_is_decoded_share_its_forward() -> None:
+    model = Model(max_batch=3)
+    model.gate.set()
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> torch.Tensor:
+        decoding.set()
+        assert go_on.wait(20)
+        return image(0)
+
+    async def work() -> None:
+        batcher = model.batcher()
+        first = asyncio.ensure_future(batcher.submit(slowly))
+        await asyncio.to_thread(decoding.wait, 20)
+        others = [asyncio.ensure_future(batcher.submit(image(number))) for number in range(1, 5)]
+        await settle()
+        go_on.set()
+        assert [best(result) for result in await asyncio.gather(first, *others)] == list(range(5))
+        assert model.depth == 0
+        batcher.stop()
+
+    run(work())
+    assert model.batches == [[0, 1, 2], [3, 4]]
+
+
 def test_an_image_that_cannot_be_decoded_fails_alone() -> None:
     model = Model()
 
