@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("compare", help="beside other servers and the limits of the machine")
-    command.add_argument("--servers", default="ours,mosec,litserve,inline", help="also mosec+folded, mosec+batch=8")
+    command.add_argument(
+        "--servers", default="ours,mosec,litserve,inline", help="also mosec+folded, mosec+batch=8, ours+precision=fp32"
+    )
     command.add_argument("--cells", default=",".join(f"{PHOTOS[0]}:{n}" for n in (1, 8, 64)) + f",{PHOTOS[1]}:8")
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--seconds", type=int, default=7)

@@ -32,6 +32,9 @@ async def insistent(port: int, request: bytes, end: float, patience: float, answ
             answers.append(Answer(0, time.monotonic() - began, 0, refused))
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             continue
+        if time.monotonic() > end:
+            # Not within the time that the answers are counted for.
+            break
         retry = float(headers.get("retry-after", 0))
         answers.append(Answer(status, time.monotonic() - began, retry, refused))
         refused = status == 503

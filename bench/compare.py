@@ -11,7 +11,7 @@ PHOTOS = ("500x375", "4000x3000")
 
 def run(image: str, model: str, names: list[str], cells: list[tuple[str, int]], rounds: int, seconds: int) -> None:
     """Measure each (photograph, clients) on each server and record the table."""
-    every = [servers.ours(model) if name == "ours" else servers.peer(name, model) for name in names]
+    every = [servers.ours(model, name) if name.startswith("ours") else servers.peer(name, model) for name in names]
     measured: dict[tuple[str, int], dict[str, list[Figure]]] = {cell: {name: [] for name in names} for cell in cells}
     limits = {photo: limit(image, model, photo, seconds) for photo in dict.fromkeys(photo for photo, _ in cells)}
     for turn in range(rounds):

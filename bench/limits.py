@@ -12,8 +12,10 @@ import torch
 
 from app import cpus
 from app.bundle import verify
-from app.engine import Engine
+from app.engine import Engine, Layout
 from app.imaging import Decoder, Mode
+from app.precision import Precision, choose
+from app.serving import TOLERANCE
 from bench.figures import combined
 
 BATCH = 4
@@ -53,11 +55,18 @@ def main() -> None:
     verified = verify.verify(bundle)
     settings = verified.manifest.input
     result: dict[str, float] = {}
+    images = [torch.zeros(settings.size, dtype=torch.uint8)] * BATCH
+
+    def build(precision: Precision, layout: Layout) -> Engine:
+        return Engine(verified.module, settings, "softmax", "cpu", BATCH, precision, layout)
+
+    exact = Decoder(settings, 50_000_000)
+    samples = [exact.decode((bundle / sample.file).read_bytes()).pixels for sample in verified.manifest.golden_samples]
     for name in ("eager", "folded"):
-        engine = Engine(verified.module, settings, "softmax", "cpu", BATCH)
+        # As timm gives it, and as the service would run it on this CPU.
+        engine = build("fp32", "contiguous") if name == "eager" else choose("auto", "cpu", build, samples, TOLERANCE)
         if name == "folded":
             engine.optimise()
-        images = [torch.zeros(settings.size, dtype=torch.uint8)] * BATCH
         result[f"forward_{name}"] = rate(partial(_forward, engine, images), seconds)
     modes: tuple[Mode, ...] = ("exact", "fast")
     for mode in modes:

@@ -37,15 +37,22 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def ours(model: str, **settings: str) -> Server:
-    """The service, as its image runs it, but with a log of warnings only, as the peers have."""
+def ours(model: str, name: str = "ours") -> Server:
+    """The service, as its image runs it, but with a log of warnings only, as the peers have.
+
+    `ours+KEY=VALUE` has further settings, named as in its environment but without `API_`.
+    """
+    settings = {}
+    for option in name.split("+")[1:]:
+        key, _, value = option.partition("=")
+        settings[f"API_{key.upper()}"] = value
     environment = {
         "API_BUNDLE_PATH": f"/data/models/{model}/1",
         "API_LOG_LEVEL": "warning",
         "API_PORT": str(PORT),
         **settings,
     }
-    return Server("ours", ("python", "-m", "app"), "/api/v1/predict", "form", environment)
+    return Server(name, ("python", "-m", "app"), "/api/v1/predict", "form", environment)
 
 
 def peer(name: str, model: str) -> Server:
