@@ -77,11 +77,12 @@ def _unpickle(path: Path) -> object:
         with torch.serialization.safe_globals([*_SAFE_GLOBALS, (_SCALAR, "numpy.core.multiarray.scalar"), _SCALAR]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zip readers each raise their own kinds
-        wanted = re.search(r"(?:GLOBAL|global|class) ([\w.]+\.\w+)", str(error))
+        # Newer versions of torch name a builtin without its module.
+        wanted = re.search(r"GLOBAL ([\w.]+)|(?:global|class) ([\w.]+\.\w+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and wanted:
             raise BundleError(
                 "unsafe_pickle",
-                f"{path} is a pickle that would run {wanted[1]} when loaded, so it was not loaded; save only the "
+                f"{path} is a pickle that would run {wanted[1] or wanted[2]} when loaded, so it was not loaded; save only the "
                 "weights: torch.save(model.state_dict(), FILE).",
             ) from None
         raise BundleError(
