@@ -82,8 +82,8 @@ def _unpickle(path: Path) -> object:
         if isinstance(error, pickle.UnpicklingError) and wanted:
             raise BundleError(
                 "unsafe_pickle",
-                f"{path} is a pickle that would run {wanted[1] or wanted[2]} when loaded, so it was not loaded; save only the "
-                "weights: torch.save(model.state_dict(), FILE).",
+                f"{path} is a pickle that would run {wanted[1] or wanted[2]} when loaded, so it was not loaded; "
+                "save only the weights: torch.save(model.state_dict(), FILE).",
             ) from None
         raise BundleError(
             "checkpoint_unreadable",
