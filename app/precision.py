@@ -1,10 +1,10 @@
 """Precision: which number format the model computes in, chosen by measurement and checked against fp32."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -23,8 +23,9 @@ Wanted = Literal["auto", "fp32", "bf16", "fp16"]
 # Elsewhere the CPU emulates bf16 and is slower than in fp32.
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 _CPUINFO = Path("/proc/cpuinfo")
-# A precision that takes less than this share of fp32's time is used without a look at fp32's other layout.
-_CLEARLY = 0.75
+# Another precision or layout has to bring the time below this share: smaller differences are noise, and the one tried
+# first is the better one in most models.
+_WORTH_IT = 0.75
 
 
 def candidates(wanted: Wanted, device: str, cpuinfo: Path = _CPUINFO) -> list[Precision]:
@@ -54,61 +55,61 @@ def disagreement(expected: "Sequence[Ranking]", actual: "Sequence[Ranking]") -> 
     return worst
 
 
+class _Attempt(NamedTuple):
+    """An engine that answered and was measured, or what the model raised instead."""
+
+    precision: Precision
+    engine: "Engine | None"
+    error: RuntimeError | None = None
+
+
 def choose(wanted: Wanted, device: str, build: Build, samples: Sequence[Tensor], tolerance: float) -> "Engine":
-    """An engine in the wanted precision, or with `auto` the fastest; fp32 when the samples' answers change too much.
+    """An engine in the wanted precision; with `auto` a reduced one only where it saves a quarter of the time.
 
-    On a CPU fp32 also has a choice of layouts: builds of torch and CPUs differ several times in what they prefer.
+    It is fp32 where a reduced precision changes the samples' answers too much. On a CPU fp32 also has a choice of
+    layouts: builds of torch and CPUs differ several times in what they prefer.
     """
-    reference = build("fp32", "channels_last")
-    others = [] if device == "cuda" else [build("fp32", "contiguous")]
-    reduced = [build(precision, "channels_last") for precision in candidates(wanted, device)]
-    errors = _attempt([reference, *(reduced or others)], samples)
-    if reference in errors:
-        raise errors[reference]
-    best = None
-    for engine in reduced:
-        if reason := _refusal(engine, errors, reference.answers, tolerance):
-            _refuse(reason)
-        elif best is None or engine.seconds < best.seconds:
-            best = engine
-    if best and (wanted != "auto" or best.seconds < _CLEARLY * reference.seconds):
-        return best
-    if reduced and others:
-        errors |= _attempt(others, samples)
-    exact = min((engine for engine in (reference, *others) if engine not in errors), key=lambda engine: engine.seconds)
-    if best and best.seconds < exact.seconds:
-        return best
-    if best:
-        _refuse(f"{best.precision} is not faster here.")
-    return exact
 
-
-def _attempt(engines: "Sequence[Engine]", samples: Sequence[Tensor]) -> "dict[Engine, RuntimeError]":
-    """Have each engine answer and be measured; returns what the models raised."""
-    errors: dict[Engine, RuntimeError] = {}
-
-    def attempt(engine: "Engine") -> None:
+    def attempt(way: "tuple[Precision, Layout]") -> _Attempt:
         try:
-            engine.attempt(samples, freeze=engine.precision != "fp32")
+            engine = build(*way)
+            engine.attempt(samples, freeze=way[0] != "fp32")
         except RuntimeError as error:
-            errors[engine] = error
+            return _Attempt(way[0], None, error)
+        return _Attempt(way[0], engine)
 
+    reduced: list[tuple[Precision, Layout]] = [(name, "channels_last") for name in candidates(wanted, device)]
+    others: list[tuple[Precision, Layout]] = [] if device == "cuda" else [("fp32", "contiguous")]
     # On a CPU each has a core of its own; on a GPU they would only measure each other.
-    with ThreadPoolExecutor(1 if engines[0].device == "cuda" else cpus.available()) as pool:
-        for _ in pool.map(attempt, engines):
-            pass
-    return errors
+    with ThreadPoolExecutor(1 if device == "cuda" else cpus.available()) as pool:
+        first, *rest = pool.map(attempt, [("fp32", "channels_last"), *(reduced or others)])
+        if not first.engine:
+            raise first.error or RuntimeError("The model gave no answer.")
+        exact = first.engine
+        if reduced:
+            fastest = _fastest(rest, exact, tolerance)
+            if fastest and (wanted != "auto" or fastest.seconds < _WORTH_IT * exact.seconds):
+                return fastest
+            if fastest:
+                _refuse(f"{fastest.precision} is not enough faster here.")
+            rest = list(pool.map(attempt, others))
+    spare = next((other.engine for other in rest if other.engine), None)
+    return spare if spare and spare.seconds < _WORTH_IT * exact.seconds else exact
 
 
-def _refusal(
-    engine: "Engine", errors: "Mapping[Engine, RuntimeError]", expected: "Sequence[Ranking]", tolerance: float
-) -> str:
-    if engine in errors:
-        return f"The model does not run in {engine.precision}: {str(errors[engine]).splitlines()[0]}"
-    worst = disagreement(expected, engine.answers)
-    if worst > tolerance:
-        return f"In {engine.precision} a golden sample's answer changes by {worst:.3g}, more than {tolerance:g}."
-    return ""
+def _fastest(attempts: Sequence[_Attempt], reference: "Engine", tolerance: float) -> "Engine | None":
+    """The fastest engine whose answers are those of the reference; the others are refused."""
+    agreeing: list[Engine] = []
+    for precision, engine, error in attempts:
+        if not engine:
+            _refuse(f"The model does not run in {precision}: {str(error).splitlines()[0]}")
+            continue
+        worst = disagreement(reference.answers, engine.answers)
+        if worst > tolerance:
+            _refuse(f"In {precision} a golden sample's answer changes by {worst:.3g}, more than {tolerance:g}.")
+        else:
+            agreeing.append(engine)
+    return min(agreeing, key=lambda engine: engine.seconds, default=None)
 
 
 def _refuse(reason: str) -> None:

@@ -14,11 +14,12 @@ from tests.unit.app.support import timm_model
 HALF = (0.5, 0.5, 0.5)
 SETTINGS = Input(size=(3, 32, 32), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=1.0, crop_mode="center")
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
+MODEL = timm_model().requires_grad_(False)
 SAMPLES = [torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (0, 120, 250)]
 
 
 def build(precision: Precision, layout: Layout = "channels_last") -> Engine:
-    return Engine(timm_model(), SETTINGS, "softmax", "cpu", 2, precision, layout)
+    return Engine(MODEL, SETTINGS, "softmax", "cpu", 2, precision, layout)
 
 
 def hesitant(slow: Callable[[torch.Tensor], bool]) -> Build:
@@ -63,7 +64,7 @@ def test_auto_stays_exact_where_less_precision_is_not_faster(caplog: pytest.LogC
 
     engine = choose("auto", "cpu", hesitant(slow), SAMPLES, 1.0)
     assert (engine.precision, engine.layout) == ("fp32", "contiguous")
-    assert [record.__dict__["detail"] for record in caplog.records] == ["bf16 is not faster here."]
+    assert [record.__dict__["detail"] for record in caplog.records] == ["bf16 is not enough faster here."]
 
 
 def test_a_model_that_does_not_run_in_a_precision_is_served_in_another(caplog: pytest.LogCaptureFixture) -> None:
