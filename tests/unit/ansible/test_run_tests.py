@@ -130,6 +130,17 @@ def test_a_failed_task_is_shown_however_much_was_printed_after_it(
     assert "good" not in printed
 
 
+def test_a_failed_task_of_a_playbook_that_a_task_ran_is_shown(
+    runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = "TASK [Restart it] ***\nfatal: [host]: FAILED! =>\n    msg: it did not come back\n\nTASK [Tidy up] ***\n"
+    log = "TASK [Run the playbook] ***\nfatal: [outer]: FAILED! =>\n    stdout: |-\n"
+    log += "".join(f"        {line}\n" for line in (*inner.splitlines(), *map(str, range(100))))
+    command = ("sh", "-c", 'printf "%s" "$1"; seq 1000; exit 2', "sh", log)
+    _, lines = outcome(runner, monkeypatch, capsys, [runner.Stage("broken", "Broken", command)])
+    assert "msg: it did not come back" in "\n".join(lines)
+
+
 def test_a_command_that_is_missing_is_a_failure(
     runner: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
