@@ -62,11 +62,10 @@ def main() -> None:
 
     exact = Decoder(settings, 50_000_000)
     samples = [exact.decode((bundle / sample.file).read_bytes()).pixels for sample in verified.manifest.golden_samples]
-    for name in ("eager", "folded"):
-        # As timm gives it, and as the service would run it on this CPU.
-        engine = build("fp32", "contiguous") if name == "eager" else choose("auto", "cpu", build, samples, TOLERANCE)
-        if name == "folded":
-            engine.optimise()
+    # As timm gives it, and as the service would run it on this CPU.
+    engines = {"eager": build("fp32", "contiguous"), "folded": choose("auto", "cpu", build, samples, TOLERANCE)}
+    engines["folded"].optimise()
+    for name, engine in engines.items():
         result[f"forward_{name}"] = rate(partial(_forward, engine, images), seconds)
     modes: tuple[Mode, ...] = ("exact", "fast")
     for mode in modes:

@@ -37,31 +37,31 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def _options(name: str, prefix: str) -> dict[str, str]:
+    """The variables that the options of a server's name stand for: `+KEY=VALUE`, or `+KEY` for a 1."""
+    pairs = (option.partition("=") for option in name.split("+")[1:])
+    return {f"{prefix}_{key.upper()}": value or "1" for key, _, value in pairs}
+
+
 def ours(model: str, name: str = "ours") -> Server:
     """The service, as its image runs it, but with a log of warnings only, as the peers have.
 
     `ours+KEY=VALUE` has further settings, named as in its environment but without `API_`.
     """
-    settings = {}
-    for option in name.split("+")[1:]:
-        key, _, value = option.partition("=")
-        settings[f"API_{key.upper()}"] = value
     environment = {
         "API_BUNDLE_PATH": f"/data/models/{model}/1",
         "API_LOG_LEVEL": "warning",
         "API_PORT": str(PORT),
-        **settings,
+        **_options(name, "API"),
     }
     return Server(name, ("python", "-m", "app"), "/api/v1/predict", "form", environment)
 
 
 def peer(name: str, model: str) -> Server:
     """A peer; `NAME+folded` gives it our folded model, further `+KEY=VALUE` its settings (BATCH, WAIT, WORKERS)."""
-    kind, *options = name.split("+")
+    kind = name.partition("+")[0]
     environment = {"BENCH_MODEL": model, "BENCH_PORT": str(PORT), "PYTHONUSERBASE": "/opt/peers"}
-    for option in options:
-        key, _, value = option.partition("=")
-        environment[f"BENCH_{key.upper()}"] = value or "1"
+    environment |= _options(name, "BENCH")
     command: tuple[str, ...] = ("python", "-m", f"bench.peers.serve_{kind}")
     if kind == "mosec":
         command = (*command, "--port", str(PORT), "--timeout", "30000")
