@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from app import folding
+from app import folding, packing
 from app.bundle.manifest import TOP_K, Activation, Input
 from app.errors import DeviceLostError, ServiceError
 from app.graphs import GraphRunner
@@ -126,7 +126,12 @@ class Engine:
     @property
     def folded(self) -> bool:
         """Whether a folded trace is served."""
-        return isinstance(self._module, torch.jit.ScriptModule)
+        return self.packed or isinstance(self._module, torch.jit.ScriptModule)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the convolutions of the folded trace are packed for the CPU."""
+        return isinstance(self._module, packing.Packed)
 
     def attempt(self, images: Sequence[Tensor], *, freeze: bool = False) -> None:
         """Answer images and measure it: `answers`, and the `seconds` of an image on one core, of a full batch on a GPU.
@@ -156,11 +161,24 @@ class Engine:
         if self.device == "cpu":
             self._set_threads(threads)
         frozen = self._frozen or folding.freeze(self._module, self._pixels[:1])
-        if frozen and folding.fits(frozen, self._pixels, self._logits, _FOLDING_TOLERANCE[self.precision]):
-            self._module = frozen
+        if frozen:
+            self._take_faster(frozen)
         self._frozen, self._pixels, self._logits = None, _NONE, _NONE
         if self.device == "cuda":
             self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
+
+    def _take_faster(self, frozen: nn.Module) -> None:
+        """Serve a frozen trace, or what packing makes of it where that is faster; as it is where neither answers so."""
+        tried = (self._pixels[:2], self._logits[:2], _FOLDING_TOLERANCE[self.precision])
+        seconds = folding.measured(frozen, *tried, "not_folded")
+        if seconds is None:
+            return
+        self._module = frozen
+        packed = packing.pack(frozen) if self.device == "cpu" else None
+        if packed:
+            less = folding.measured(packed, *tried, "not_packed")
+            if less is not None and less < seconds:
+                self._module = packed
 
     def _try(self, images: Sequence[Tensor]) -> None:
         with torch.inference_mode():

@@ -1,11 +1,19 @@
 """Folding: a model traced and frozen for inference, with its batch norms inside its convolutions."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from app.timing import shortest
+
 log = logging.getLogger(__name__)
+
+_REFUSED = {
+    "not_folded": "The model is served as it is, without folding",
+    "not_packed": "The model is served without packed weights",
+}
 
 
 def without_norms(module: nn.Module) -> dict[str, Tensor]:
@@ -58,29 +66,34 @@ def freeze(module: nn.Module, image: Tensor) -> nn.Module | None:
             traced = torch.jit.trace(shell, image.clone(), check_trace=False)
             frozen: nn.Module = torch.jit.freeze(traced.eval())
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        _refuse(f"{type(error).__name__}: {error}".splitlines()[0])
+        refuse("not_folded", f"{type(error).__name__}: {error}".splitlines()[0])
         return None
     return frozen
 
 
-def fits(frozen: nn.Module, batch: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether the frozen trace answers a batch as expected of the module it was made of.
+def measured(
+    candidate: Callable[[Tensor], Tensor], batch: Tensor, expected: Tensor, tolerance: float, code: str
+) -> float | None:
+    """Seconds of a batch that a rewritten model answers as expected; nothing, and a warning `code`, where it does not.
 
     `tolerance` bounds the change of an output, relative to the largest one where that is above 1. A batch size that
     became a constant inside the trace shows with more than one image.
     """
+    answers: list[Tensor] = []
     try:
         with torch.inference_mode():
-            change = (frozen(batch).float() - expected).abs().max() / expected.abs().max().clamp(min=1)
+            seconds = shortest(lambda: answers.append(candidate(batch)))
+            change = (answers[0].float() - expected).abs().max() / expected.abs().max().clamp(min=1)
     except Exception as error:  # a wrong trace may fail in any way on another batch
         # The interpreter of traces begins with where it was, and ends with what happened.
-        _refuse(str(error).strip().splitlines()[-1])
-        return False
+        refuse(code, str(error).strip().splitlines()[-1])
+        return None
     if change <= tolerance:
-        return True
-    _refuse(f"its answers differ by {float(change):.2g}")
-    return False
+        return seconds
+    refuse(code, f"its answers differ by {float(change):.2g}")
+    return None
 
 
-def _refuse(reason: str) -> None:
-    log.warning("The model is served as it is, without folding", extra={"code": "not_folded", "detail": reason})
+def refuse(code: str, reason: str) -> None:
+    """Log that the model is served without a way to be faster."""
+    log.warning(_REFUSED[code], extra={"code": code, "detail": reason})

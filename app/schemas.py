@@ -98,6 +98,7 @@ class ModelDetails(_Answer):
     release: str | None
     precision: str
     folded: bool
+    packed: bool
     channels_last: bool
     load_phases: dict[str, float]
 

@@ -190,6 +190,7 @@ class Service:
             "load_phases": model.load_phases,
             "precision": model.engine.precision,
             "folded": model.engine.folded,
+            "packed": model.engine.packed,
             "channels_last": model.engine.layout == "channels_last",
             "sha256": model.sha256,
         }

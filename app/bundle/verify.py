@@ -1,5 +1,6 @@
 """Verifying a bundle: checksums, labels, and the weights against the architecture."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,18 @@ class VerifiedBundle:
 def verify(directory: Path) -> VerifiedBundle:
     """Check a bundle completely; a BundleError names the first thing that is wrong."""
     manifest, sha256 = read(directory)
-    check_files(manifest, directory)
+    with ThreadPoolExecutor(1) as pool:
+        # Checksums need a core and no interpreter.
+        intact = pool.submit(check_files, manifest, directory)
+        try:
+            labels, module = _read(manifest, directory)
+        finally:
+            # A file that is not what it was is the reason for all else that is wrong with it.
+            intact.result()
+    return VerifiedBundle(manifest, sha256, labels, module)
+
+
+def _read(manifest: Manifest, directory: Path) -> tuple[tuple[str, ...], nn.Module]:
     labels_path = directory / manifest.labels.file
     labels = read_labels(labels_path)
     check_labels(labels, manifest.num_classes, labels_path)
@@ -37,4 +49,4 @@ def verify(directory: Path) -> VerifiedBundle:
     module = model.load(
         manifest.architecture, manifest.head, manifest.num_classes, manifest.input.size, state, str(weights_path)
     )
-    return VerifiedBundle(manifest, sha256, labels, module)
+    return labels, module

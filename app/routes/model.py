@@ -29,6 +29,7 @@ async def info(request: Request) -> ModelDetails:
         release=service.settings.release_id,
         precision=model.engine.precision,
         folded=model.engine.folded,
+        packed=model.engine.packed,
         channels_last=model.engine.layout == "channels_last",
         load_phases=model.load_phases,
     )

@@ -48,7 +48,9 @@ def test_a_frozen_model_has_no_batch_norm_and_answers_alike() -> None:
     assert "batch_norm" not in str(frozen.graph)
     for count in (1, 2):
         assert torch.allclose(frozen(EXAMPLE[:count]), model(EXAMPLE[:count]), atol=1e-4)
-    assert folding.fits(frozen, EXAMPLE, model(EXAMPLE), 1e-4)
+    seconds = folding.measured(frozen, EXAMPLE, model(EXAMPLE), 1e-4, "not_folded")
+    assert seconds is not None
+    assert 0 < seconds < 5
 
 
 def test_a_model_that_cannot_be_traced_gives_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,7 +67,7 @@ def test_a_trace_that_only_holds_for_one_image_does_not_fit(
     model = model.requires_grad_(False).eval()
     frozen = folding.freeze(model, EXAMPLE[:1])
     assert frozen is not None
-    assert not folding.fits(frozen, EXAMPLE, model(EXAMPLE), 1e-4)
+    assert folding.measured(frozen, EXAMPLE, model(EXAMPLE), 1e-4, "not_folded") is None
     (record,) = caplog.records
     assert record.__dict__["code"] == "not_folded"
     assert said in record.__dict__["detail"]
