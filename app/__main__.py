@@ -32,7 +32,6 @@ def main() -> int:
     log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
     loading = Loading(configured)
     loading.begin()
-    loading.wait_until_computing()
     from app import server
 
     exit_code = server.run(configured, loading)

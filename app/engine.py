@@ -100,6 +100,7 @@ class Engine:
         self.max_batch = max_batch
         self.precision = precision
         self.layout = layout
+        self.packed = False
         self.seconds = 0.0
         self.answers: list[Ranking] = []
         self._type = _TYPES[precision]
@@ -127,11 +128,6 @@ class Engine:
     def folded(self) -> bool:
         """Whether a folded trace is served."""
         return self.packed or isinstance(self._module, torch.jit.ScriptModule)
-
-    @property
-    def packed(self) -> bool:
-        """Whether the convolutions of the folded trace are packed for the CPU."""
-        return isinstance(self._module, packing.Packed)
 
     def attempt(self, images: Sequence[Tensor], *, freeze: bool = False) -> None:
         """Answer images and measure it: `answers`, and the `seconds` of an image on one core, of a full batch on a GPU.
@@ -178,7 +174,7 @@ class Engine:
         if packed:
             less = folding.measured(packed, *tried, "not_packed")
             if less is not None and less < seconds:
-                self._module = packed
+                self._module, self.packed = packed, True
 
     def _try(self, images: Sequence[Tensor]) -> None:
         with torch.inference_mode():

@@ -42,6 +42,8 @@ _PUT_OFF: dict[str, Mapping[str, object]] = {
     },
     "torch.quantization": {},
     "torchvision.models": {},
+    # The same for torchvision's operators, of which no model here has any.
+    "torchvision._meta_registrations": {},
     "torchvision.datasets": dict.fromkeys(_DATA_SETS, object),
     "torchvision.ops._register_onnx_ops": {"_register_custom_op": _nothing},
 }

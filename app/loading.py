@@ -1,10 +1,15 @@
 """Loading the model in a thread that begins before HTTP does: importing torch takes as long as everything after it."""
 
+import ctypes
 import gc
+import importlib
+import importlib.util
+import os
 import sys
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import lean
@@ -17,6 +22,20 @@ if TYPE_CHECKING:
 # A model's thread asks for the interpreter between two operators, some hundred times in a forward. By default it would
 # wait 5 ms each time for a thread that imports or parses.
 _SWITCH_SECONDS = 0.0005
+# Modules of Python's own that HTTP needs and that are libraries: the linker opens one at a time, and they would wait.
+_LIBRARIES = ("_multiprocessing", "_queue", "mmap", "resource")
+
+
+def _open_torch() -> None:
+    """Have the linker open torch's own libraries while the interpreter does something else, like importing HTTP.
+
+    An import opens them too, but keeps the interpreter to itself for as long; a call of a C function does not.
+    Where they are elsewhere, or cannot be opened, the import does it and says what is wrong.
+    """
+    found = importlib.util.find_spec("torch")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        library = Path(folder) / "lib" / "libtorch.so"
+        ctypes.CDLL(None).dlopen(ctypes.c_char_p(bytes(library)), ctypes.c_int(os.RTLD_NOW))
 
 
 class Loading:
@@ -26,17 +45,14 @@ class Loading:
         self.model: Future[ServedModel] = Future()
         self._settings = settings
         self._begun = False
-        self._computing = threading.Event()
 
     def begin(self) -> None:
         """Start the thread, unless it runs already."""
         if not self._begun:
             self._begun = True
+            for name in _LIBRARIES:
+                importlib.import_module(name)
             threading.Thread(target=self._run, name="loader", daemon=True).start()
-
-    def wait_until_computing(self) -> None:
-        """Return once the thread leaves the interpreter to others: imports beside its own would only slow both."""
-        self._computing.wait()
 
     def _run(self) -> None:
         started = time.perf_counter()
@@ -44,11 +60,12 @@ class Loading:
         gc.disable()
         sys.setswitchinterval(_SWITCH_SECONDS)
         try:
+            _open_torch()
             with lean.imports():
                 from app import serving
 
             phases = {"import": time.perf_counter() - started}
-            model = serving.load(self._settings, phases, self._computing.set)
+            model = serving.load(self._settings, phases)
             # Nor need the collector walk through it between requests.
             gc.freeze()
         except Exception as error:  # it belongs to whoever waits for the model
@@ -57,4 +74,3 @@ class Loading:
             self.model.set_result(model)
         finally:
             gc.enable()
-            self._computing.set()

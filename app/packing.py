@@ -29,20 +29,7 @@ _Node = Any
 _Value = Any
 
 
-class Packed:
-    """A model whose graph takes its convolutions' weights beside the batch: packed ones cannot be constants."""
-
-    def __init__(self, graph: Any, weights: Sequence[Tensor]) -> None:
-        self.graph = graph
-        self._function = torch._C._create_function_from_graph("packed", graph)
-        self._weights = weights
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        """What the model answers to a batch of normalised images."""
-        return self._function(batch, *self._weights)
-
-
-def pack(frozen: nn.Module) -> Packed | None:
+def pack(frozen: nn.Module) -> nn.Module | None:
     """A frozen trace with its convolutions packed, or nothing where it has none or torch cannot pack them."""
     try:
         packing = _Packing(frozen.graph.copy())
@@ -75,13 +62,18 @@ class _Packing:
             elif node.kind() == "aten::max_pool2d":
                 self._own.add(_name(node))
 
-    def result(self) -> Packed:
-        """The changed graph, ready to run."""
+    def result(self) -> nn.Module:
+        """The changed model. Its graph takes the weights beside the batch: packed ones cannot be constants."""
         # A frozen module has no attributes left to ask for.
         self._graph.eraseInput(0)
         torch._C._jit_pass_dce(self._graph)
         torch._C._jit_pass_lint(self._graph)
-        return Packed(self._graph, self.weights)
+        function = torch._C._create_function_from_graph("packed", self._graph)
+        weights = self.weights
+        model = nn.Module()
+        model.graph = self._graph
+        model.forward = lambda batch: function(batch, *weights)
+        return model
 
     def _replace(self, node: _Node, behind: deque[_Node]) -> None:
         batch, weight, bias, *numbers = node.inputs()

@@ -1,7 +1,6 @@
 """The model in service: loaded, warmed up, and described."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,11 +61,10 @@ class _Source:
     tolerance: float
 
 
-def load(settings: Settings, phases: dict[str, float], computing: Callable[[], None]) -> ServedModel:
+def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
     """Load the model the settings name and make it fast; runs in a thread.
 
-    `phases` has the seconds of what came before and gets those of each step here. `computing` is called before what
-    leaves the interpreter to other threads for most of its time.
+    `phases` has the seconds of what came before and gets those of each step here.
     """
     phase = _Phases(phases)
     device = choose_device(settings.device, settings.require_gpu)
@@ -84,7 +82,6 @@ def load(settings: Settings, phases: dict[str, float], computing: Callable[[], N
         return Engine(source.module, source.settings, source.activation, device, max_batch, precision, layout)
 
     samples = [decoder.decode(path.read_bytes()).pixels for path in source.golden]
-    computing()
     engine = choose(settings.precision, device, build, samples, source.tolerance)
     engine.optimise(threads)
     phase.ended("engine")

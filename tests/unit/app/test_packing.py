@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from app import folding, packing
-from app.packing import Packed
 from tests.unit.app.support import timm_model
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(5)).to(memory_format=torch.channels_last)
@@ -25,7 +24,7 @@ def frozen(model: nn.Module, example: Tensor = IMAGES) -> nn.Module:
     return trace
 
 
-def packed(model: nn.Module) -> Packed:
+def packed(model: nn.Module) -> nn.Module:
     result = packing.pack(frozen(model))
     assert result is not None
     return result

@@ -1,0 +1,42 @@
+import json
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+
+def run(code: str) -> Any:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_torchs_libraries_are_open_before_it_is_imported_and_it_works_with_them() -> None:
+    opened, imported, total = run(
+        "import json, pathlib, sys\n"
+        "from app import loading\n"
+        "loading._open_torch()\n"
+        "opened = 'libtorch_cpu.so' in pathlib.Path('/proc/self/maps').read_text()\n"
+        "imported = 'torch' in sys.modules\n"
+        "import torch\n"
+        "total = float(torch.conv2d(torch.ones(1, 3, 8, 8), torch.ones(2, 3, 3, 3)).sum())\n"
+        "print(json.dumps([opened, imported, total]))"
+    )
+    assert (opened, imported) == (True, False)
+    assert total == float(torch.conv2d(torch.ones(1, 3, 8, 8), torch.ones(2, 3, 3, 3)).sum())
+
+
+def test_http_needs_no_library_that_would_wait_for_torchs() -> None:
+    missing = run(
+        "import json, sys\n"
+        "import ctypes\n"
+        "from app import loading, settings\n"
+        "before = set(sys.modules)\n"
+        "from app import server\n"
+        "files = {name: getattr(sys.modules[name], '__file__', None) or '' for name in set(sys.modules) - before}\n"
+        "libraries = {name for name, file in files.items() if file.endswith('.so')}\n"
+        "print(json.dumps(sorted(libraries - set(loading._LIBRARIES))))"
+    )
+    assert missing == []
