@@ -23,7 +23,7 @@ def main() -> None:
     elif options.command == "start":
         start.run(options.image, options.before, options.model, options.rounds)
     else:
-        agree.run(image, options.bundle, options.photographs)
+        agree.run(image, options.model, options.bundle, options.photographs)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,7 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=int, default=3)
 
     command = commands.add_parser("agree", help="what fast decoding and reduced precision change")
-    command.add_argument("--bundle", required=True, help="directory of a bundle with real weights")
+    command.add_argument(
+        "--bundle",
+        help="directory of a bundle with real weights (default: --model, trained to tell the photographs apart)",
+    )
     command.add_argument("--photographs", help="their directory (default: those of scikit-image, scikit-learn)")
     return parser
 

@@ -35,14 +35,21 @@ def photographs(target: Path) -> None:
                         (target / inside.name).write_bytes(archive.read(name))
 
 
-def run(image: str, bundle: str, folder: str | None) -> None:
-    """Compare the modes inside the image and record the table."""
+def run(image: str, model: str, bundle: str | None, folder: str | None) -> None:
+    """Compare the modes inside the image and record the table; without a bundle, the model is trained for it."""
     source = Path(folder).resolve() if folder else DATA / "photographs"
     if not folder and not source.is_dir():
         photographs(source)
+    mounts = ("-v", f"{source}:/photographs:ro")
+    if bundle:
+        path = Path(bundle).resolve()
+    else:
+        mounted = ("run", "--rm", *mounts, "-v", f"{DATA}:/data")
+        docker(*mounted, image, "python", "-m", "bench.training", "/photographs", model, "/data/models")
+        path = DATA / "models" / f"{model.replace('_', '-')}-photographs" / "1"
     printed = docker(
-        *("run", "--rm", "-v", f"{Path(bundle).resolve()}:/bundle:ro", "-v", f"{source}:/photographs:ro"),
-        *(image, "python", "-m", "bench.agreement", "/bundle", "/photographs"),
+        *("run", "--rm", *mounts, "-v", f"{path}:/bundle:ro", image),
+        *("python", "-m", "bench.agreement", "/bundle", "/photographs"),
     )
     found = json.loads(printed.splitlines()[-1])
     rows = [
@@ -50,5 +57,5 @@ def run(image: str, bundle: str, folder: str | None) -> None:
         for row in found
     ]
     head = ["mode, against", "photographs", "same best class", "largest change of a probability", "mean change"]
-    body = figures.table(head, rows) + f"\n\n{Path(bundle).parent.name}; {machine.description()}."
-    figures.record("Agreement", body)
+    body = figures.table(head, rows) + f"\n\n{machine.description()}."
+    figures.record(f"Agreement, {path.parent.name}", body)

@@ -12,9 +12,10 @@ from PIL import Image
 from timm.data import create_transform
 
 from app.bundle import verify
-from app.engine import Engine
+from app.engine import Engine, Layout
 from app.imaging import Decoder, Mode
-from app.precision import Precision
+from app.precision import Precision, Wanted, choose
+from app.serving import TOLERANCE
 
 # Short sides of what is sent: the size of the web, of small cameras and of phones.
 SHORT_SIDES = (375, 1200, 3000)
@@ -23,36 +24,53 @@ LARGEST = 50_000_000
 FORMATS = (".jpg", ".jpeg", ".png", ".tiff")
 
 
+def photographs(folder: Path) -> dict[str, Image.Image]:
+    """The photographs of a folder that are large enough, by the names of their files."""
+    opened = {path.stem: Image.open(path) for path in sorted(folder.iterdir()) if path.suffix in FORMATS}
+    return {name: photo.convert("RGB") for name, photo in opened.items() if min(photo.size) >= 200}
+
+
+def cut(photo: Image.Image, chance: np.random.Generator, side: int) -> bytes:
+    """A random part of a photograph with this shorter side, as a JPEG file of some quality."""
+    share = chance.uniform(0.6, 1)
+    width, height = round(photo.width * share), round(photo.height * share)
+    left, top = (int(chance.integers(0, room + 1)) for room in (photo.width - width, photo.height - height))
+    scale = side / min(width, height)
+    size = (round(width * scale), round(height * scale))
+    part = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+    target = io.BytesIO()
+    part.save(target, "JPEG", quality=int(chance.choice((75, 85, 95))))
+    return target.getvalue()
+
+
 def jpegs(folder: Path) -> Iterator[bytes]:
-    """Cuts of every photograph, brought to sizes that cameras deliver, as JPEG files of several qualities."""
+    """Cuts of every photograph, in sizes that cameras deliver."""
     chance = np.random.default_rng(0)
-    for path in sorted(path for path in folder.iterdir() if path.suffix in FORMATS):
-        opened = Image.open(path)
-        if min(opened.size) < 200:
-            continue
-        photo = opened.convert("RGB")
+    for photo in photographs(folder).values():
         for side in SHORT_SIDES:
             for _ in range(CUTS):
-                share = chance.uniform(0.6, 1)
-                width, height = round(photo.width * share), round(photo.height * share)
-                left, top = (int(chance.integers(0, room + 1)) for room in (photo.width - width, photo.height - height))
-                scale = side / min(width, height)
-                size = (round(width * scale), round(height * scale))
-                cut = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
-                target = io.BytesIO()
-                cut.save(target, "JPEG", quality=int(chance.choice((75, 85, 95))))
-                yield target.getvalue()
+                yield cut(photo, chance, side)
 
 
 class Probabilities:
-    """The probabilities of every class, as one mode computes them."""
+    """The probabilities of the best classes, as one mode computes them."""
 
-    def __init__(self, folder: Path, decode: Mode, precision: Precision) -> None:
+    def __init__(self, folder: Path, decode: Mode, wanted: Wanted) -> None:
         verified = verify.verify(folder)
-        settings = verified.manifest.input
-        self.engine = Engine(verified.module, settings, verified.manifest.activation, "cpu", 1, precision)
+        manifest = verified.manifest
+        self.decoder = Decoder(manifest.input, LARGEST, decode)
+
+        def build(precision: Precision, layout: Layout) -> Engine:
+            return Engine(verified.module, manifest.input, manifest.activation, "cpu", 1, precision, layout)
+
+        samples = [
+            self.decoder.decode((folder / sample.file).read_bytes()).pixels for sample in manifest.golden_samples
+        ]
+        # A named precision is used whatever it changes; only `auto` looks at the golden samples.
+        self.engine = (
+            choose("auto", "cpu", build, samples, TOLERANCE) if wanted == "auto" else build(wanted, "channels_last")
+        )
         self.engine.optimise()
-        self.decoder = Decoder(settings, LARGEST, decode)
 
     def __call__(self, content: bytes) -> dict[int, float]:
         """The best classes of one file."""
@@ -99,11 +117,13 @@ def main() -> None:
     """Print one row per mode as JSON."""
     bundle, folder = Path(sys.argv[1]), Path(sys.argv[2])
     timm = Timm(bundle)
+    served = Probabilities(bundle, "fast", "auto")
     modes = {
         "exact, fp32": Probabilities(bundle, "exact", "fp32"),
         "fast, fp32": Probabilities(bundle, "fast", "fp32"),
         "exact, bf16": Probabilities(bundle, "exact", "bf16"),
         "fast, bf16": Probabilities(bundle, "fast", "bf16"),
+        f"as served: fast, {served.engine.precision}": served,
     }
     seen: dict[str, list[tuple[bool, float]]] = {name: [] for name in modes}
     for content in jpegs(folder):
