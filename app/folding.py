@@ -86,7 +86,7 @@ def measured(
             change = (answers[0].float() - expected).abs().max() / expected.abs().max().clamp(min=1)
     except Exception as error:  # a wrong trace may fail in any way on another batch
         # The interpreter of traces begins with where it was, and ends with what happened.
-        refuse(code, str(error).strip().splitlines()[-1])
+        refuse(code, (str(error).strip() or type(error).__name__).splitlines()[-1])
         return None
     if change <= tolerance:
         return seconds

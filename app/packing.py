@@ -76,16 +76,16 @@ class _Packing:
         return model
 
     def _replace(self, node: _Node, behind: deque[_Node]) -> None:
-        batch, weight, bias, *numbers = node.inputs()
-        stride, padding, dilation, transposed, _, groups = (number.toIValue() for number in numbers[:6])
+        batch, weight, bias, *rest = node.inputs()
+        stride, padding, dilation, transposed, _, groups = (value.toIValue() for value in rest[:6])
         plain = weight.toIValue()
         if plain is None or plain.dim() != 4 or transposed:
             return
         replaced = [node]
         addend = self._addend(node, behind[0]) if behind else None
-        if addend:
+        if addend is not None:
             replaced.append(behind.popleft())
-        activation, limits = _activation(replaced[-1], behind, _AFTER_ADDITION if addend else _ACTIVATIONS)
+        activation, limits = _activation(replaced[-1], behind, _ACTIVATIONS if addend is None else _AFTER_ADDITION)
         if activation:
             replaced.append(behind.popleft())
 
@@ -95,12 +95,12 @@ class _Packing:
         shape = (padding, stride, dilation, groups)
         inputs = [batch, self._input(plain, *shape), bias, *map(constant, shape)]
         numbers = self._insert("prim::ListConstruct", [constant(limit) for limit in limits], last, _SCALARS)
-        if addend:
-            name = "mkldnn::_convolution_pointwise_"
-            inputs = [addend, *inputs, constant("add"), constant(1), constant(activation), numbers, constant(None)]
-        else:
+        if addend is None:
             name = "mkldnn::_convolution_pointwise"
             inputs += [constant(activation or "none"), numbers, constant(None)]
+        else:
+            name = "mkldnn::_convolution_pointwise_"
+            inputs = [addend, *inputs, constant("add"), constant(1), constant(activation), numbers, constant(None)]
         output = self._insert(name, inputs, last, _TENSOR)
         self._own.add(output.debugName())
         last.output().replaceAllUsesWith(output)
