@@ -1,6 +1,7 @@
 """Folding: a model traced and frozen for inference, with its batch norms inside its convolutions."""
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -57,6 +58,8 @@ def freeze(module: nn.Module, image: Tensor) -> nn.Module | None:
     A frozen trace has no batch norms and runs without the interpreter lock, so that threads share one set of weights.
     """
     try:
+        # What became a constant shows in the answers, which are compared.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         with torch.no_grad():
             torch.jit.set_fusion_strategy([])
             # A shell that does not own the module: the weights become constants, and no part gets a script copy.

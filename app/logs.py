@@ -28,12 +28,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, directory: Path | None = None) -> None:
-    """Send every log record of the process to stdout, and to `directory`/api.log when given."""
+    """Send every log record and warning of the process to stdout, and to `directory`/api.log when given."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if directory:
         handlers.append(logging.handlers.RotatingFileHandler(directory / "api.log", maxBytes=10_000_000, backupCount=5))
     for handler in handlers:
         handler.setFormatter(JsonFormatter())
+    logging.captureWarnings(capture=True)
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
     for name in ("uvicorn", "uvicorn.error", "PIL", "timm"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
