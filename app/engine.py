@@ -150,7 +150,10 @@ class Engine:
             self._frozen = folding.freeze(self._module, self._pixels[:1])
 
     def optimise(self, threads: int = 1) -> None:
-        """Fold the model and, on a GPU, record its batches as graphs; what cannot be done is logged and left out."""
+        """Fold the model; pack it where that is faster, or on a GPU record its batches as graphs.
+
+        What cannot be done is logged and left out.
+        """
         if not self.answers:
             generator = torch.Generator().manual_seed(0)
             self.attempt(list(torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)))
@@ -164,7 +167,7 @@ class Engine:
             self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
 
     def _take_faster(self, frozen: nn.Module) -> None:
-        """Serve a frozen trace, or what packing makes of it where that is faster; as it is where neither answers so."""
+        """Serve a frozen trace that answers as the module does, or what packing makes of it where that is faster."""
         tried = (self._pixels[:2], self._logits[:2], _FOLDING_TOLERANCE[self.precision])
         seconds = folding.measured(frozen, *tried, "not_folded")
         if seconds is None:
