@@ -1,6 +1,5 @@
 """Verifying a bundle: checksums, labels, and the weights against the architecture."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +25,7 @@ class VerifiedBundle:
 def verify(directory: Path) -> VerifiedBundle:
     """Check a bundle completely; a BundleError names the first thing that is wrong."""
     manifest, sha256 = read(directory)
-    with ThreadPoolExecutor(1) as pool:
-        # Checksums need a core and no interpreter.
-        intact = pool.submit(check_files, manifest, directory)
-        try:
-            labels, module = _read(manifest, directory)
-        finally:
-            # A file that is not what it was is the reason for all else that is wrong with it.
-            intact.result()
-    return VerifiedBundle(manifest, sha256, labels, module)
-
-
-def _read(manifest: Manifest, directory: Path) -> tuple[tuple[str, ...], nn.Module]:
+    check_files(manifest, directory)
     labels_path = directory / manifest.labels.file
     labels = read_labels(labels_path)
     check_labels(labels, manifest.num_classes, labels_path)
@@ -49,4 +37,4 @@ def _read(manifest: Manifest, directory: Path) -> tuple[tuple[str, ...], nn.Modu
     module = model.load(
         manifest.architecture, manifest.head, manifest.num_classes, manifest.input.size, state, str(weights_path)
     )
-    return labels, module
+    return VerifiedBundle(manifest, sha256, labels, module)
