@@ -1,10 +1,10 @@
 """Precision: which number format the model computes in, chosen by measurement and checked against fp32."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -55,14 +55,6 @@ def disagreement(expected: "Sequence[Ranking]", actual: "Sequence[Ranking]") -> 
     return worst
 
 
-class _Attempt(NamedTuple):
-    """An engine that answered and was measured, or what the model raised instead."""
-
-    precision: Precision
-    engine: "Engine | None"
-    error: RuntimeError | None = None
-
-
 def choose(wanted: Wanted, device: str, build: Build, samples: Sequence[Tensor], tolerance: float) -> "Engine":
     """An engine in the wanted precision; with `auto` a reduced one only where it saves a quarter of the time.
 
@@ -70,30 +62,30 @@ def choose(wanted: Wanted, device: str, build: Build, samples: Sequence[Tensor],
     layouts: builds of torch and CPUs differ several times in what they prefer.
     """
 
-    def attempt(way: "tuple[Precision, Layout]") -> _Attempt:
+    def attempt(way: "tuple[Precision, Layout]") -> "Engine | RuntimeError":
+        """An engine that answered and was measured, or what the model raised instead."""
         try:
             engine = build(*way)
             engine.attempt(samples, freeze=way[0] != "fp32")
         except RuntimeError as error:
-            return _Attempt(way[0], None, error)
-        return _Attempt(way[0], engine)
+            return error
+        return engine
 
     reduced: list[tuple[Precision, Layout]] = [(name, "channels_last") for name in candidates(wanted, device)]
     others: list[tuple[Precision, Layout]] = [] if device == "cuda" else [("fp32", "contiguous")]
     # On a CPU each has a core of its own; on a GPU they would only measure each other.
     with ThreadPoolExecutor(1 if device == "cuda" else cpus.available()) as pool:
-        first, *rest = pool.map(attempt, [("fp32", "channels_last"), *(reduced or others)])
-        if not first.engine:
-            raise first.error or RuntimeError("The model gave no answer.")
-        exact = first.engine
+        exact, *rest = pool.map(attempt, [("fp32", "channels_last"), *(reduced or others)])
+        if isinstance(exact, RuntimeError):
+            raise exact
         if reduced:
-            fastest = _fastest(rest, exact, tolerance)
+            fastest = _fastest({name: tried for (name, _), tried in zip(reduced, rest, strict=True)}, exact, tolerance)
             if fastest and (wanted != "auto" or fastest.seconds < _WORTH_IT * exact.seconds):
                 return fastest
             if fastest:
                 _refuse(f"{fastest.precision} is not enough faster here.")
             rest = list(pool.map(attempt, others))
-    spare = next((other.engine for other in rest if other.engine), None)
+    spare = next((other for other in rest if not isinstance(other, RuntimeError)), None)
     if spare and spare.seconds < _WORTH_IT * exact.seconds:
         # The first one warmed up for both, beside another: it gets a second chance.
         exact.attempt(samples)
@@ -102,12 +94,14 @@ def choose(wanted: Wanted, device: str, build: Build, samples: Sequence[Tensor],
     return exact
 
 
-def _fastest(attempts: Sequence[_Attempt], reference: "Engine", tolerance: float) -> "Engine | None":
+def _fastest(
+    attempts: "Mapping[Precision, Engine | RuntimeError]", reference: "Engine", tolerance: float
+) -> "Engine | None":
     """The fastest engine whose answers are those of the reference; the others are refused."""
     agreeing: list[Engine] = []
-    for precision, engine, error in attempts:
-        if not engine:
-            _refuse(f"The model does not run in {precision}: {str(error).splitlines()[0]}")
+    for precision, engine in attempts.items():
+        if isinstance(engine, RuntimeError):
+            _refuse(f"The model does not run in {precision}: {str(engine).splitlines()[0]}")
             continue
         worst = disagreement(reference.answers, engine.answers)
         if worst > tolerance:
