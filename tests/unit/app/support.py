@@ -32,6 +32,13 @@ CLASSES = 7
 torch.set_num_threads(1)
 
 
+def fresh(code: str) -> subprocess.CompletedProcess[str]:
+    """What a new interpreter does with some code; it must end well."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def timm_model(architecture: str = SMALL, num_classes: int = CLASSES) -> Any:
     """A timm model with random weights that tell pictures apart."""
     torch.manual_seed(0)

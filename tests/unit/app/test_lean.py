@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -8,6 +6,7 @@ import timm
 import torch
 
 from app import model
+from tests.unit.app.support import fresh
 
 LEAN = """
 import json, sys
@@ -22,9 +21,7 @@ HEAVY = ("sympy", "torch._dynamo", "torch._inductor", "torch._meta_registrations
 
 def run(code: str) -> Any:
     """What a fresh interpreter prints after the service's own imports."""
-    done = subprocess.run([sys.executable, "-c", LEAN + code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(fresh(LEAN + code).stdout)
 
 
 def test_a_start_imports_none_of_what_it_never_uses() -> None:

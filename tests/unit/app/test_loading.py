@@ -1,20 +1,12 @@
 import json
-import subprocess
-import sys
-from typing import Any
 
 import torch
 
-
-def run(code: str) -> Any:
-    """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+from tests.unit.app.support import fresh
 
 
 def test_torchs_libraries_are_open_before_it_is_imported_and_it_works_with_them() -> None:
-    opened, imported, total = run(
+    printed = fresh(
         "import json, pathlib, sys\n"
         "from app import loading\n"
         "loading._open_torch()\n"
@@ -23,13 +15,14 @@ def test_torchs_libraries_are_open_before_it_is_imported_and_it_works_with_them(
         "import torch\n"
         "total = float(torch.conv2d(torch.ones(1, 3, 8, 8), torch.ones(2, 3, 3, 3)).sum())\n"
         "print(json.dumps([opened, imported, total]))"
-    )
+    ).stdout
+    opened, imported, total = json.loads(printed)
     assert (opened, imported) == (True, False)
     assert total == float(torch.conv2d(torch.ones(1, 3, 8, 8), torch.ones(2, 3, 3, 3)).sum())
 
 
 def test_http_needs_no_library_that_would_wait_for_torchs() -> None:
-    missing = run(
+    printed = fresh(
         "import json, sys\n"
         "import ctypes\n"
         "from app import loading, settings\n"
@@ -38,5 +31,5 @@ def test_http_needs_no_library_that_would_wait_for_torchs() -> None:
         "files = {name: getattr(sys.modules[name], '__file__', None) or '' for name in set(sys.modules) - before}\n"
         "libraries = {name for name, file in files.items() if file.endswith('.so')}\n"
         "print(json.dumps(sorted(libraries - set(loading._LIBRARIES))))"
-    )
-    assert missing == []
+    ).stdout
+    assert json.loads(printed) == []

@@ -1,6 +1,6 @@
 import json
-import subprocess
-import sys
+
+from tests.unit.app.support import fresh
 
 
 def test_every_line_is_json_also_a_librarys_warning() -> None:
@@ -11,7 +11,7 @@ def test_every_line_is_json_also_a_librarys_warning() -> None:
         "warnings.warn('an argument is\\nout of date')\n"
         "logging.getLogger('app').info('done', extra={'code': 'fine'})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = fresh(code)
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert (first["level"], first["logger"]) == ("warning", "py.warnings")
     assert "an argument is\nout of date" in first["message"]
