@@ -44,9 +44,10 @@ def run(image: str, model: str, bundle: str | None, folder: str | None) -> None:
     if bundle:
         path = Path(bundle).resolve()
     else:
-        mounted = ("run", "--rm", *mounts, "-v", f"{DATA}:/data")
-        docker(*mounted, image, "python", "-m", "bench.training", "/photographs", model, "/data/models")
-        path = DATA / "models" / f"{model.replace('_', '-')}-photographs" / "1"
+        name = f"{model.replace('_', '-')}-photographs"
+        command = ("python", "-m", "bench.training", "/photographs", model, "/data/models", name)
+        docker("run", "--rm", *mounts, "-v", f"{DATA}:/data", image, *command)
+        path = DATA / "models" / name / "1"
     printed = docker(
         *("run", "--rm", *mounts, "-v", f"{path}:/bundle:ro", image),
         *("python", "-m", "bench.agreement", "/bundle", "/photographs"),

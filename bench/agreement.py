@@ -12,15 +12,13 @@ from PIL import Image
 from timm.data import create_transform
 
 from app.bundle import verify
-from app.engine import Engine, Layout
 from app.imaging import Decoder, Mode
-from app.precision import Precision, Wanted, choose
-from app.serving import TOLERANCE
+from app.precision import Wanted
+from bench import engines
 
 # Short sides of what is sent: the size of the web, of small cameras and of phones.
 SHORT_SIDES = (375, 1200, 3000)
 CUTS = 5
-LARGEST = 50_000_000
 FORMATS = (".jpg", ".jpeg", ".png", ".tiff")
 
 
@@ -57,19 +55,12 @@ class Probabilities:
 
     def __init__(self, folder: Path, decode: Mode, wanted: Wanted) -> None:
         verified = verify.verify(folder)
-        manifest = verified.manifest
-        self.decoder = Decoder(manifest.input, LARGEST, decode)
-
-        def build(precision: Precision, layout: Layout) -> Engine:
-            return Engine(verified.module, manifest.input, manifest.activation, "cpu", 1, precision, layout)
-
-        samples = [
-            self.decoder.decode((folder / sample.file).read_bytes()).pixels for sample in manifest.golden_samples
-        ]
+        self.decoder = Decoder(verified.manifest.input, engines.LARGEST, decode)
         # A named precision is used whatever it changes; only `auto` looks at the golden samples.
-        self.engine = (
-            choose("auto", "cpu", build, samples, TOLERANCE) if wanted == "auto" else build(wanted, "channels_last")
-        )
+        if wanted == "auto":
+            self.engine = engines.as_served(folder, verified, self.decoder, 1)
+        else:
+            self.engine = engines.builder(verified, 1)(wanted, "channels_last")
         self.engine.optimise()
 
     def __call__(self, content: bytes) -> dict[int, float]:

@@ -12,10 +12,9 @@ import torch
 
 from app import cpus
 from app.bundle import verify
-from app.engine import Engine, Layout
+from app.engine import Engine
 from app.imaging import Decoder, Mode
-from app.precision import Precision, choose
-from app.serving import TOLERANCE
+from bench import engines
 from bench.figures import combined
 
 BATCH = 4
@@ -56,20 +55,15 @@ def main() -> None:
     settings = verified.manifest.input
     result: dict[str, float] = {}
     images = [torch.zeros(settings.size, dtype=torch.uint8)] * BATCH
-
-    def build(precision: Precision, layout: Layout) -> Engine:
-        return Engine(verified.module, settings, "softmax", "cpu", BATCH, precision, layout)
-
-    exact = Decoder(settings, 50_000_000)
-    samples = [exact.decode((bundle / sample.file).read_bytes()).pixels for sample in verified.manifest.golden_samples]
     # As timm gives it, and as the service would run it on this CPU.
-    engines = {"eager": build("fp32", "contiguous"), "folded": choose("auto", "cpu", build, samples, TOLERANCE)}
-    engines["folded"].optimise()
-    for name, engine in engines.items():
+    usual = engines.builder(verified, BATCH)("fp32", "contiguous")
+    ours = engines.as_served(bundle, verified, Decoder(settings, engines.LARGEST), BATCH)
+    ours.optimise()
+    for name, engine in (("eager", usual), ("folded", ours)):
         result[f"forward_{name}"] = rate(partial(_forward, engine, images), seconds)
     modes: tuple[Mode, ...] = ("exact", "fast")
     for mode in modes:
-        decoder = Decoder(settings, 50_000_000, mode)
+        decoder = Decoder(settings, engines.LARGEST, mode)
         result[f"decode_{mode}"] = rate(partial(_decode, decoder, photo), seconds)
     result["both_usual"] = combined(result["forward_eager"], result["decode_exact"])
     result["both_ours"] = combined(result["forward_folded"], result["decode_fast"])
