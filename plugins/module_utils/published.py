@@ -1,0 +1,110 @@
+"""Where the gateway of a service really listens, and what answers there: read from the engine, never from variables."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible.module_utils.docker_host import LABEL_NAME, run_docker
+from ansible.module_utils.http_client import UnreachableError, request
+
+LABEL_COMPOSE_SERVICE = "com.docker.compose.service"
+LABEL_COMPOSE_ONE_OFF = "com.docker.compose.oneoff"
+GATEWAY = "gateway"
+# How the engine writes "every address" when it is given none.
+EVERYWHERE = str(ipaddress.IPv4Address(0))
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address of the host with a port."""
+
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether this is the port on every address of the host."""
+        return ipaddress.ip_address(self.ip).is_unspecified
+
+    @property
+    def url(self) -> str:
+        """Where the host itself reaches it."""
+        loopback = "::1" if ":" in self.ip else "127.0.0.1"
+        return f"http://{Address(loopback, self.port) if self.everywhere else self}"
+
+    def overlaps(self, other: Address) -> bool:
+        """Return whether two listeners cannot have these addresses at the same time."""
+        return self.port == other.port and (self.ip == other.ip or self.everywhere or other.everywhere)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a service answers at the address that its gateway publishes; reason says why it does not."""
+
+    answers: bool = False
+    url: str = ""
+    address: str = ""
+    port: int = 0
+    release: str = ""
+    model: str = ""
+    version: str = ""
+    reason: str = ""
+
+
+def published(inspected: dict[str, Any]) -> list[Address]:
+    """Return the addresses of the host that a container publishes, or would if it ran."""
+    bindings = inspected["HostConfig"].get("PortBindings") or {}
+    return [
+        Address(entry.get("HostIp") or EVERYWHERE, int(entry["HostPort"]))
+        for entries in bindings.values()
+        for entry in entries or []
+        if entry.get("HostPort")
+    ]
+
+
+def gateways(service: str) -> list[dict[str, Any]]:
+    """Return the inspections of the service's gateways; the one in charge comes first, then those that run."""
+    filters = [f"label={LABEL_NAME}={service}", f"label={LABEL_COMPOSE_SERVICE}={GATEWAY}"]
+    listed = run_docker(["ps", "--all", "--quiet", "--no-trunc", *(f"--filter={item}" for item in filters)]).split()
+    found = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+    lasting = [item for item in found if item["Config"]["Labels"].get(LABEL_COMPOSE_ONE_OFF) != "True"]
+    return sorted(lasting, key=lambda item: (item["Name"] != f"/{service}-gateway", not item["State"]["Running"]))
+
+
+def ask(address: Address, timeout: float = 10) -> Look:
+    """Ask /health/ready at a published address."""
+    silent = Look(url=address.url, address=address.ip, port=address.port)
+    try:
+        answer = request(f"{address.url}/health/ready", timeout=timeout)
+    except UnreachableError as error:
+        return replace(silent, reason=str(error))
+    said = answer.json()
+    said = said if isinstance(said, dict) else {}
+    if answer.status != 200:
+        return replace(
+            silent, reason=f"{address.url} answers {answer.status}: {said.get('detail') or answer.excerpt()}"
+        )
+    return replace(
+        silent,
+        answers=True,
+        release=answer.headers.get("x-release-id", ""),
+        version=answer.headers.get("x-model-version", ""),
+        model=str(said.get("model_name", "")),
+    )
+
+
+def look(service: str, timeout: float = 10) -> Look:
+    """Find the service's gateway and ask at its address; raise DockerError when the engine cannot be asked."""
+    found = gateways(service)
+    if not found:
+        return Look(reason=f"there is no gateway of {service}")
+    looks = [ask(address, timeout) for item in found if item["State"]["Running"] for address in published(item)]
+    if not looks:
+        return Look(reason=f"{found[0]['Name'].lstrip('/')} is {found[0]['State']['Status']}")
+    return next((one for one in looks if one.answers), looks[0])
