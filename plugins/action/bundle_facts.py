@@ -6,11 +6,16 @@ A module would say the same; packing and starting one takes longer than reading 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
+
+if TYPE_CHECKING:
+    from plugins.action.host_script import ActionModule as HostScript
+    from plugins.action.host_script import Answer
+else:
+    HostScript = action_loader.get("host_script", class_only=True)
 
 MANIFEST = "bundle.json"
 # Arguments: folder, files below it. Prints a line each, either SIZE SHA256 or nothing for a file that is not there.
@@ -27,12 +32,12 @@ done
 READ = f'[ -f "$1/{MANIFEST}" ] || exit 3; cat "$1/{MANIFEST}"'
 NO_MANIFEST = 3
 
-# Runs a script of the shell with arguments on the host; returns exit code, output and what it complained about.
-Shell = Callable[[str, list[str]], tuple[int, str, str]]
+# Runs a script of the shell with arguments on the host.
+Shell = Callable[[str, list[str]], "Answer"]
 
 
 class UnreadableError(Exception):
-    """The bundle's files cannot be read; the message is the host's own."""
+    """The bundle's files cannot be read; the message says why, and what to do."""
 
 
 def listed_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,10 +48,10 @@ def listed_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 def measure(shell: Shell, folder: str, files: list[str]) -> list[tuple[int, str] | None]:
     """Return bytes and SHA-256 of each file, None for one that is not there; raise UnreadableError."""
-    code, output, complaint = shell(MEASURE, [folder, *files])
-    lines = [line.split() for line in output.split("\n")[: len(files)]]
-    if code != 0 or len(lines) != len(files):
-        raise UnreadableError(complaint.strip() or output.strip())
+    answer = shell(MEASURE, [folder, *files])
+    lines = [line.split() for line in answer.output.split("\n")[: len(files)]]
+    if answer.code != 0 or len(lines) != len(files):
+        raise UnreadableError(answer.failure(f"The bundle in {folder} cannot be read"))
     return [(int(fields[0]), fields[1]) if len(fields) == 2 else None for fields in lines]
 
 
@@ -63,13 +68,13 @@ def read_bundle(shell: Shell, folder: str) -> dict[str, Any]:
     """Return identity and problems of the bundle in the folder; raise UnreadableError."""
     source = f"{folder}/{MANIFEST}"
     facts: dict[str, Any] = {"exists": False, "sha256": "", "name": "", "version": "", "source_sha256": ""}
-    code, content, complaint = shell(READ, [folder])
-    if code == NO_MANIFEST:
+    answer = shell(READ, [folder])
+    if answer.code == NO_MANIFEST:
         return {**facts, "problems": [f"{source} is missing"]}
-    if code != 0:
-        raise UnreadableError(complaint.strip() or content.strip())
+    if answer.code != 0:
+        raise UnreadableError(answer.failure(f"The bundle in {folder} cannot be read"))
     try:
-        manifest = json.loads(content)
+        manifest = json.loads(answer.output)
         entries = listed_files(manifest)
         identity = {key: str(manifest[key]) for key in ("name", "version")}
         identity["source_sha256"] = str(manifest["source"]["sha256"])
@@ -78,7 +83,7 @@ def read_bundle(shell: Shell, folder: str) -> dict[str, Any]:
         entries, identity, problem = [], {}, f"{source} is not a bundle manifest ({error!r})"
     own, *found = measure(shell, folder, [MANIFEST, *(entry["file"] for entry in entries)])
     if own is None:
-        raise UnreadableError(f"{source} has vanished")
+        raise UnreadableError(f"{source} has vanished while the bundle was read. Run again.")
     problems = [compare(f"{folder}/{entry['file']}", entry, it) for entry, it in zip(entries, found, strict=True)]
     return {
         **facts,
@@ -89,25 +94,16 @@ def read_bundle(shell: Shell, folder: str) -> dict[str, Any]:
     }
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostScript):
     """Reads a bundle on the host, in check mode too."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return identity and problems of the bundle; changes nothing."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec({"path": {"type": "path", "required": True}})
-
-        def shell(script: str, arguments: list[str]) -> tuple[int, str, str]:
-            answer = self._low_level_execute_command(shlex.join(["sh", "-c", script, "sh", *arguments]))
-            return answer["rc"], answer["stdout"], answer["stderr"]
-
         result["changed"] = False
         try:
-            result.update(read_bundle(shell, options["path"]))
+            result.update(read_bundle(self.run_script, options["path"]))
         except UnreadableError as error:
-            result.update(
-                failed=True,
-                msg=f"The bundle in {options['path']} cannot be read: {error}. "
-                "Mend the permissions, or look at the disk (`dmesg`).",
-            )
+            result.update(failed=True, msg=str(error))
         return result

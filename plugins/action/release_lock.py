@@ -9,25 +9,30 @@ import getpass
 import json
 import os
 import platform
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
+
+if TYPE_CHECKING:
+    from plugins.action.host_script import ActionModule as HostScript
+else:
+    HostScript = action_loader.get("host_script", class_only=True)
 
 LOCK_NAME = "deploy.lock"
 # Arguments: folder, expected content, new content; '' stands for no lock. Another content is printed, with exit code 3.
 # The kernel ends the lock on the folder with the shell; a reader, or a power cut, sees the old content or the new.
 SWAP = f"""
-[ -n "$3" ] && mkdir -p "$1"
+[ -z "$3" ] || mkdir -p "$1" || exit 1
 [ -n "$3" ] || [ -d "$1" ] || exit 3
 cd "$1" && exec 9<. && flock 9 || exit 1
 held=$(cat {LOCK_NAME} 2>/dev/null)
 [ "$held" = "$2" ] || {{ printf %s "$held"; exit 3; }}
 [ -n "$3" ] || {{ rm -f {LOCK_NAME}; exit; }}
-printf '%s\\n' "$3" >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME}
+# The shell's own printf calls a full disk an "I/O error".
+printf '%s\\n' "$3" | cat >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME} || {{ rm -f .{LOCK_NAME}; exit 1; }}
 """
 HELD = 3
 # Runs that replace the same dead one at the same time; more do not happen.
@@ -94,7 +99,7 @@ def describe(holder: dict[str, Any]) -> str:
 
 
 class LockError(Exception):
-    """The lock cannot be read or written; the message is the host's own."""
+    """The lock cannot be read or written; the message says why, and what to do."""
 
 
 def read_holder(content: str) -> dict[str, Any]:
@@ -104,11 +109,6 @@ def read_holder(content: str) -> dict[str, Any]:
     except ValueError:
         holder = None
     return holder if isinstance(holder, dict) else {"run": "unreadable"}
-
-
-def swap_command(folder: str, expected: str, new: str) -> str:
-    """Return the shell command that replaces the lock's content where it is the expected one."""
-    return shlex.join(["sh", "-c", SWAP, "sh", folder, expected, new])
 
 
 def take(swap: Swap, me: dict[str, Any], break_it: bool = False) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def take(swap: Swap, me: dict[str, Any], break_it: bool = False) -> dict[str, An
         if holder and holder.get("run") != me["run"] and not break_it and not provably_dead(holder, me):
             return holder
         expected = held
-    raise LockError("other runs write it all the time")
+    raise LockError("Other runs write the lock all the time. Wait until they have ended, then run again.")
 
 
 def release(swap: Swap, run: str) -> bool:
@@ -132,7 +132,7 @@ def release(swap: Swap, run: str) -> bool:
     return read_holder(held).get("run") == run and swap(held, "")[0]
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostScript):
     """Takes the lock for this run of ansible-playbook, or says who holds it."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -151,10 +151,10 @@ class ActionModule(ActionBase):
         folder = options["state_dir"]
 
         def swap(expected: str, new: str) -> tuple[bool, str]:
-            answer = self._low_level_execute_command(swap_command(folder, expected, new))
-            if answer["rc"] not in (0, HELD):
-                raise LockError(answer["stderr"].strip() or answer["stdout"].strip())
-            return answer["rc"] == 0, answer["stdout"].strip()
+            answer = self.run_script(SWAP, [folder, expected, new])
+            if answer.code not in (0, HELD):
+                raise LockError(answer.failure(f"The lock in {folder} cannot be written"))
+            return answer.code == 0, answer.output.strip()
 
         # A task runs in a process of its own, a child of the playbook's.
         me = this_run(os.getppid())
@@ -164,10 +164,7 @@ class ActionModule(ActionBase):
             else:
                 release(swap, me["run"])
         except LockError as error:
-            result.update(
-                failed=True,
-                msg=f"The lock in {folder} cannot be written: {error}. Free space or mend the permissions there.",
-            )
+            result.update(failed=True, msg=str(error))
         if result["holder"]:
             result.update(
                 failed=True,

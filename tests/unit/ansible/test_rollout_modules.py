@@ -20,6 +20,7 @@ import pytest
 from ansible.errors import AnsibleLookupError
 
 from plugins.action.bundle_facts import UnreadableError, read_bundle
+from plugins.action.host_script import Answer
 from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
@@ -114,10 +115,10 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shell(script: str, arguments: list[str]) -> tuple[int, str, str]:
+def shell(script: str, arguments: list[str]) -> Answer:
     """Run a script as the action does, without a connection between."""
     done = subprocess.run(["sh", "-c", script, "sh", *arguments], capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 class TestBundleFacts:
@@ -165,7 +166,7 @@ class TestBundleFacts:
         assert (facts["exists"], facts["sha256"]) == (False, "")
 
     def test_what_cannot_be_read_fails_with_the_host_s_own_words(self, bundle: Path) -> None:
-        def broken(script: str, arguments: list[str]) -> tuple[int, str, str]:
+        def broken(script: str, arguments: list[str]) -> Answer:
             return shell(script.replace("sha256sum", "sha256sum /nowhere"), arguments)
 
         with pytest.raises(UnreadableError, match="/nowhere"):

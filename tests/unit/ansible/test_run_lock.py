@@ -13,13 +13,13 @@ import pytest
 from plugins.action.release_lock import (
     HELD,
     LOCK_NAME,
+    SWAP,
     Swap,
     describe,
     process_start,
     provably_dead,
     read_holder,
     release,
-    swap_command,
     take,
     this_run,
 )
@@ -30,12 +30,16 @@ def owner(run: str) -> dict[str, Any]:
     return {**this_run(os.getpid()), "run": run, "owner": "ann@deployer", "since": "2026-01-01T00:00:00Z"}
 
 
+def swap_command(folder: Path, expected: str, new: str) -> list[str]:
+    """Return the command that replaces the lock's content where it is the expected one."""
+    return ["sh", "-c", SWAP, "sh", str(folder), expected, new]
+
+
 def on_this_machine(folder: Path) -> Swap:
-    """Run the shell command as an action does, without a connection between."""
+    """Run the script as an action does, without a connection between."""
 
     def swap(expected: str, new: str) -> tuple[bool, str]:
-        command = ["sh", "-c", swap_command(str(folder), expected, new)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(swap_command(folder, expected, new), capture_output=True, text=True, check=False)
         assert done.returncode in (0, HELD), done.stderr
         return done.returncode == 0, done.stdout
 
@@ -89,13 +93,13 @@ class TestLock:
 
     def test_what_cannot_be_written_says_why(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        command = ["sh", "-c", swap_command(str(tmp_path / "file"), "", "{}")]
+        command = swap_command(tmp_path / "file", "", "{}")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode not in (0, HELD)
         assert "exists" in done.stderr or "directory" in done.stderr
 
     def test_of_many_at_once_one_wins(self, tmp_path: Path) -> None:
-        running = [subprocess.Popen(["sh", "-c", swap_command(str(tmp_path), "", str(n))]) for n in range(1, 9)]
+        running = [subprocess.Popen(swap_command(tmp_path, "", str(n))) for n in range(1, 9)]
         assert sorted(process.wait() for process in running) == [0] + [HELD] * 7
 
 
