@@ -32,7 +32,8 @@ held=$(cat {LOCK_NAME} 2>/dev/null)
 [ "$held" = "$2" ] || {{ printf %s "$held"; exit 3; }}
 [ -n "$3" ] || {{ rm -f {LOCK_NAME}; exit; }}
 # The shell's own printf calls a full disk an "I/O error".
-printf '%s\\n' "$3" | cat >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME} || {{ rm -f .{LOCK_NAME}; exit 1; }}
+printf '%s\\n' "$3" | cat >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME} ||
+  {{ rm -f .{LOCK_NAME}; exit 1; }}
 """
 HELD = 3
 # Runs that replace the same dead one at the same time; more do not happen.
