@@ -16,6 +16,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 
+# A service that two cores and a test can spare, on a host whose GPU, if there is one, is left alone.
+SMALL_SERVICE: dict[str, Any] = {
+    "nvidia_driver_gpu": "absent",
+    "inference_image_flavor": "cpu",
+    "inference_service_cpus": 2,
+    "inference_service_memory": "2g",
+    # What is tested is that no request is lost, on machines that may be busy with something else.
+    "inference_service_latency_budget_ms": 60000,
+    "inference_service_bake_seconds": 1,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -59,17 +70,11 @@ class Host:
         self.models = folder / "models"
         self.models.mkdir(parents=True)
         self.variables: dict[str, Any] = {
-            "nvidia_driver_gpu": "absent",
+            **SMALL_SERVICE,
             "docker_engine_install": True,
-            "inference_image_flavor": "cpu",
             "inference_service_name": name,
             "inference_service_port": self.port,
             "inference_service_state_dir": str(self.state_dir),
-            "inference_service_cpus": 2,
-            "inference_service_memory": "2g",
-            # What is tested is that no request is lost, on machines that may be busy with something else.
-            "inference_service_latency_budget_ms": 60000,
-            "inference_service_bake_seconds": 1,
             "model_bundle_dir": str(self.state_dir / "bundles"),
             "model_bundle_source": str(self.models),
             **variables,
@@ -190,6 +195,11 @@ def command(
         for group, hosts in groups.items()
     }
     inventory.write_text(json.dumps(content))
+    return playbook_command(playbook, inventory, *arguments, **extra)
+
+
+def playbook_command(playbook: str, inventory: Path, *arguments: str, **extra: Any) -> list[str]:
+    """Return the command that runs a playbook with this inventory."""
     words = [
         str(Path(sys.executable).with_name("ansible-playbook")),
         f"--inventory={inventory}",
