@@ -18,8 +18,12 @@ PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-c
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+.PHONY: setup
+setup: $(VENV)/.deploy ## Make .venv with the pinned Ansible, which is all that the playbooks need
+
+# Only the inventory of this machine has the demo model.
 .PHONY: deploy
-deploy: $(VENV)/.deploy $(DEMO) ## Deploy to INVENTORY (this machine); ARGS go to ansible-playbook
+deploy: $(VENV)/.deploy $(if $(filter inventory/local,$(INVENTORY:/=)),$(DEMO)) ## Deploy to INVENTORY (this machine); ARGS go to ansible-playbook
 	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/deploy.yml $(ARGS)
 
 .PHONY: verify

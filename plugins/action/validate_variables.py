@@ -1,97 +1,283 @@
-"""Action: refuse variables that no role knows, before anything happens."""
+"""Action: refuse variables that nobody knows and values that cannot be right, before anything happens."""
 
 from __future__ import annotations
 
+import datetime
 import difflib
-from collections.abc import Iterable
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from ansible import constants
-from ansible.errors import AnsibleActionFail
+from ansible import context
+from ansible._internal._datatag._tags import Origin
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.loader import action_loader
 
 if TYPE_CHECKING:
-
-    class ActionBase:
-        """What this action uses of Ansible's base class, which ships no types."""
-
-        _task: Any
-
-        def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-            """Prepare the result of a task."""
-
+    from plugins.action.request_base import ActionModule as RequestBase
+    from plugins.action.request_base import HostSettings
 else:
-    from ansible.plugins.action import ActionBase
+    RequestBase = action_loader.get("request_base", class_only=True)
 
-# A misspelt name resembles the right one at least this much (difflib's ratio, between 0 and 1).
-_NEAR = 0.85
+# How much a misspelt name resembles the right one, and how much one of its words does (difflib's ratio, from 0 to 1).
+NEAR = 0.85
+NEAR_WORD = 0.75
 
-
-def known_variables(roles_path: Path) -> dict[str, set[str]]:
-    """Options of every role's main entry point, from its meta/argument_specs.yml."""
-    known = {}
-    for specs in sorted(roles_path.glob("*/meta/argument_specs.yml")):
-        content = yaml.safe_load(specs.read_text(encoding="utf-8")) or {}
-        entry = content.get("argument_specs", {}).get("main", {})
-        known[specs.parent.parent.name] = set(entry.get("options") or {})
-    return known
-
-
-def wrong_variables(names: Iterable[str], roles: dict[str, set[str]], also_known: Iterable[str]) -> dict[str, str]:
-    """Each name that is refused, with the nearest correct one (empty when none is near)."""
-    valid = set().union(*roles.values(), also_known)
-    wrong = {}
-    for name in sorted(set(names) - valid):
-        near = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=_NEAR)
-        if near or any(name.startswith(f"{role}_") for role in roles):
-            wrong[name] = (near or difflib.get_close_matches(name, sorted(valid), n=1) or [""])[0]
-    return wrong
+# Ansible makes these of a text too, but only for a module's arguments.
+COLLECTIONS: dict[str, type] = {"list": list, "dict": dict}
+SYSTEM_FOLDERS = re.compile(
+    r"/*((bin|boot|dev|etc|home|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log)/*)?"
+)
+# Other people's roles for the same hosts begin their variables so.
+SHARED_BEGINNINGS = ("docker", "nvidia")
+# What the deployment itself tells the service.
+OWN_SETTINGS = frozenset({"API_BUNDLE_PATH", "API_RELEASE_ID", "API_HOST", "API_PORT"})
 
 
-def refusal(wrong: dict[str, str]) -> str:
-    """One message that names every wrong variable once."""
-    lines = [f"  {name}: " + (f"did you mean {near}?" if near else "no role has it.") for name, near in wrong.items()]
-    count = "One variable is" if len(wrong) == 1 else f"{len(wrong)} variables are"
+def words(name: str) -> list[str]:
+    """Return the words of a name, however it is written."""
+    return [word for word in re.split(r"[_\W]+", name.lower()) if word]
+
+
+def abbreviates(name: list[str], option: list[str]) -> bool:
+    """Return whether a name is an option's with a word left out, or with the first ones left out."""
+    if not 2 <= len(name) < len(option):
+        return False
+    one_left_out = any(option[:at] + option[at + 1 :] == name for at in range(len(option) - 1))
+    return option[-len(name) :] == name or (one_left_out and name[0] not in SHARED_BEGINNINGS)
+
+
+def resembles(name: list[str], option: list[str]) -> bool:
+    """Return whether a name begins as an option of the playbooks does, and has nearly another word of it."""
+    if name[:1] != option[:1]:
+        return False
+    return any(difflib.get_close_matches(word, option[1:], n=1, cutoff=NEAR_WORD) for word in name[1:])
+
+
+def meant(name: str, options: Mapping[str, Iterable[str]], addressed: bool) -> list[str] | None:
+    """Return what a name is refused for: the options that may be meant, perhaps none; and None when it is not refused.
+
+    A name of the inventory may belong to something else that is deployed there. One on the command line is addressed
+    to this run, so an option's last two words, or the beginning of the playbooks' options, are enough for a doubt.
+    """
+    known = {option: words(option) for owner in options.values() for option in owner}
+    plain, own = "_".join(words(name)), words(name)
+    foreign = own[:1] and own[0] in SHARED_BEGINNINGS
+    near = [
+        option
+        for option in difflib.get_close_matches(plain, known, n=1, cutoff=NEAR)
+        if not (foreign and set(own) < set(known[option]))
+    ]
+    if near:
+        return near
+    shorter = sorted((option for option in known if abbreviates(own, known[option])), key=len)
+    if addressed and len(own) > 1 and not shorter:
+        shorter = sorted((option for option in known if known[option][-2:] == own[-2:]), key=len)
+    if shorter:
+        return shorter[:3]
+    playbooks = [option for option in options.get("playbooks", []) if resembles(own, known[option])]
+    prefixed = any(name.startswith(f"{owner}_") for owner in options)
+    if playbooks or prefixed or (addressed and own[:1] == ["deploy"]):
+        return difflib.get_close_matches(plain, playbooks or known, n=1)
+    return None
+
+
+def written(value: Any, extra_vars: Iterable[str] = ()) -> str | None:
+    """Return the text that a value was read from: the rest of its line in a file, or what the command line has."""
+    origin = Origin.get_tag(value)
+    if origin is None:
+        return None
+    if not origin.path:
+        # Where it begins there is not known.
+        return " ".join(("", *extra_vars))
+    try:
+        line = Path(origin.path).read_text(encoding="utf-8").splitlines()[(origin.line_num or 1) - 1]
+    except (OSError, ValueError, IndexError):
+        return None
+    return line[(origin.col_num or 1) - 1 :]
+
+
+def spelling_fault(value: Any, text: str | None) -> str:
+    """Return what YAML has made of a text that was not quoted, '' when it is what was written."""
+    if isinstance(value, bool):
+        return f"YAML reads this as {str(value).lower()}, not as text; write it in quotes"
+    # A datetime is a date too.
+    if isinstance(value, (float, datetime.date)):
+        was = re.match(r"[\w.+:-]+", text or "")
+        kind = "number" if isinstance(value, float) else "date"
+        return f"YAML reads {was[0] if was else 'this'} as the {kind} {value}; write it in quotes"
+    if isinstance(value, int) and text is not None and not re.search(rf"(?<![\w.+-]){value}(?![\w.:])", text):
+        was = re.match(r"[\w.+:-]+", text)
+        return f"YAML reads {was[0] if was else 'this'} as the number {value}; write it in quotes"
+    return ""
+
+
+def is_address(value: str) -> bool:
+    """Return whether this is an IP address."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def is_share(value: str) -> bool:
+    """Return whether this is how many hosts: a number or a share of them."""
+    found = re.fullmatch(r"([1-9]\d*)(%?)", value)
+    return found is not None and (not found[2] or int(found[1]) <= 100)
+
+
+def is_gpus(value: Any) -> bool:
+    """Return whether this chooses GPUs: all, or a list of different names."""
+    if not isinstance(value, list):
+        return bool(value == "all")
+    names = [str(item) for item in value]
+    return len(set(names)) == len(names) and all(re.fullmatch(r"[\w:/.-]+", name) for name in names)
+
+
+def is_environment(value: Mapping[str, Any]) -> bool:
+    """Return whether these are settings that may be given to the service."""
+    return all(re.fullmatch(r"API_\w+", name) and name not in OWN_SETTINGS for name in value)
+
+
+# What the specification of an option cannot say: which options, which values are right, and what those are called.
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (r"\w+_port", lambda value: 1 <= int(value) <= 65535, "a port, from 1 to 65535"),
+    (r"\w+_bind", is_address, "an IP address of the host, 0.0.0.0 for all of them"),
+    (r"\w+_(seconds|timeout|ms|bytes)", lambda value: int(value) >= 0, "a number that is not negative"),
+    (r"\w+_(cpus|pids|releases|connections)", lambda value: float(value) > 0, "a number above 0"),
+    (r"\w+_(memory|shm)", lambda value: bool(re.fullmatch(r"[1-9]\d*[bkmgBKMG]?", value)), "a size such as 512m or 8g"),
+    (
+        r"\w+_checksum",
+        lambda value: bool(re.fullmatch(r"(sha256:[0-9a-f]{64})?", value)),
+        "sha256: and 64 hexadecimal digits",
+    ),
+    (
+        r"\w+_(state_dir|build_dir|bundle_dir)",
+        lambda value: bool(re.fullmatch(r"/[^:,\n]+", value)) and not SYSTEM_FOLDERS.fullmatch(value),
+        "a folder of the service's own, an absolute path without colon or comma",
+    ),
+    (
+        r"(inference_service|gateway)_name",
+        lambda value: bool(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value)),
+        "a name of small letters, digits, dashes and underscores",
+    ),
+    (
+        r"model_bundle_(name|version)",
+        lambda value: bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value)),
+        "a folder's name: letters, digits, dots, dashes and underscores only, and not a dot first",
+    ),
+    (r"inference_service_gpus", is_gpus, "all, or a list of different GPUs such as [0, 1]"),
+    (
+        r"inference_service_env",
+        is_environment,
+        f"settings API_* of the service without {', '.join(sorted(OWN_SETTINGS))}, which belong to the deployment",
+    ),
+    (r"deploy_(canary|batch)", is_share, "a number of hosts from 1, or a share such as 25%"),
+    (r"verify_report", lambda value: Path(value).expanduser().parent.is_dir(), "a file in a folder that exists here"),
+)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message; of a dictionary only the names, as what they hold may be secret."""
+    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, dict) else repr(value)
+
+
+def value_fault(name: str, spec: Mapping[str, Any], value: Any, text: str | None) -> str:
+    """Return what is wrong with an option's value, '' when nothing is."""
+    kind = spec.get("type", "str")
+    if value is None:
+        return "it is empty; leave the line out to have the default"
+    fault = spelling_fault(value, text) if kind in ("str", "path") else ""
+    if fault:
+        return fault
+    if (isinstance(value, bool) and kind in ("int", "float")) or not isinstance(value, COLLECTIONS.get(kind, object)):
+        return f"{shown(value)} is not of type {kind}"
+    checked = ArgumentSpecValidator({name: dict(spec)}).validate({name: value})
+    if checked.error_messages and kind in COLLECTIONS:
+        # What is wrong inside, Ansible says best.
+        return "; ".join(checked.error_messages)
+    if checked.error_messages:
+        choices = spec.get("choices")
+        return f"{shown(value)} is not " + (f"one of {', '.join(map(str, choices))}" if choices else f"of type {kind}")
+    right = checked.validated_parameters[name]
+    for pattern, rule, called in RULES:
+        if re.fullmatch(pattern, name) and not rule(right):
+            return f"{shown(right)} is not {called}"
+    return ""
+
+
+def place(value: Any, folder: Path) -> str:
+    """Return where a value was written, as far as Ansible knows."""
+    origin = Origin.get_tag(value)
+    if origin is None or not origin.path:
+        return ""
+    path = Path(origin.path)
+    shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+    return f"{shown}:{origin.line_num}" if origin.line_num else str(shown)
+
+
+def refusal(faults: Mapping[str, str]) -> str:
+    """One message that names every fault once; each fault comes with where it is."""
+    count = "One variable is" if len(faults) == 1 else f"{len(faults)} variables are"
+    lines = [f"  {fault}" + (f" ({where})" if where else "") for fault, where in faults.items()]
     return "\n".join(
         [
-            f"{count} not known to any role, so nothing was started:",
+            f"{count} wrong, so nothing was started:",
             *lines,
-            "Correct the inventory or the -e options; each role's README lists what can be set.",
+            "Correct the inventory or the -e options. What can be set is in the roles' README files and in "
+            "playbooks/meta/argument_specs.yml.",
         ]
     )
 
 
-class ActionModule(ActionBase):
-    """Compare what the user set for this host with what the roles take."""
-
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _VALID_ARGS = frozenset({"roles_path", "also_known"})
+class ActionModule(RequestBase):
+    """Compare what the user set for the hosts of this run with what roles and playbooks take."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Fail with every unknown variable, or change nothing."""
-        result = super().run(tmp, task_vars)
+        """Fail with everything that is wrong, or change nothing."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self.validate_argument_spec({})
         task_vars = task_vars or {}
-        default = Path(task_vars.get("playbook_dir", ".")).parent / "roles"
-        roles_path = Path(self._task.args.get("roles_path") or default)
-        roles = known_variables(roles_path)
-        if not roles:
-            raise AnsibleActionFail(f"No role with meta/argument_specs.yml was found in {roles_path}; set roles_path.")
-        wrong = wrong_variables(self._set_by_user(task_vars), roles, self._task.args.get("also_known") or [])
-        if wrong:
-            raise AnsibleActionFail(refusal(wrong))
-        result["changed"] = False
-        return result
+        options = self.read_options(self.checkout(task_vars))
+        hosts = self.hosts_of_run(task_vars, "inference_hosts", "load_balancers")
+        found: dict[str, list[str]] = {}
+        places: dict[str, str] = {}
+        for host, settings in hosts.items():
+            for fault, where in self._faults(settings, options):
+                found.setdefault(fault, []).append(host)
+                places.setdefault(fault, where)
+        if found:
+            about = {fault: [self.some_of(names, hosts), places[fault]] for fault, names in found.items()}
+            faults = {fault: "; ".join(part for part in parts if part) for fault, parts in sorted(about.items())}
+            return {**result, "failed": True, "msg": refusal(faults)}
+        return {**result, "changed": False}
 
-    def _set_by_user(self, task_vars: dict[str, Any]) -> set[str]:
-        """Names from inventory, group_vars, host_vars and the command line, facts and Ansible's own left out."""
-        manager = self._task.get_variable_manager()
-        host_name = task_vars["inventory_hostname"]
-        # Without a play and a task no default or variable of a role, play or block takes part.
-        names = set(manager.get_vars(host=manager._inventory.get_host(host_name), include_hostvars=False))
-        names -= set(manager._vars_cache.get(host_name, {}))
-        names -= set(manager._nonpersistent_fact_cache.get(host_name, {}))
-        names |= set(manager.extra_vars)
-        names -= constants.INTERNAL_STATIC_VARS
-        return {name for name in names if not name.startswith(("ansible_", "__"))}
+    def _faults(self, settings: HostSettings, options: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+        """Return what is wrong with the variables of one host, each with where it was written."""
+        specs = {name: spec for owner in options.values() for name, spec in owner.items()}
+        on_command_line = self._task.get_variable_manager().extra_vars
+        for name in sorted(settings.names):
+            where = "-e" if name in on_command_line else place(settings.raw(name), Path.cwd())
+            if name in specs:
+                fault = self._value_fault(name, specs[name], settings)
+                if fault:
+                    yield f"{name}: {fault}", where
+                continue
+            candidates = meant(name, options, name in on_command_line)
+            if candidates is not None:
+                hint = f"did you mean {' or '.join(candidates)}?" if candidates else "no role has it."
+                yield f"{name}: {hint}", where
+
+    @staticmethod
+    def _value_fault(name: str, spec: Mapping[str, Any], settings: HostSettings) -> str:
+        try:
+            value = settings.get(name)
+        except AnsibleError as error:
+            # Facts are not known yet; the role looks at such a value when it is used.
+            needs_facts = "ansible_facts" in str(settings.raw(name))
+            return "" if needs_facts else f"it cannot be evaluated: {RequestBase.reason(error)}"
+        return value_fault(name, spec, value, written(value, context.CLIARGS.get("extra_vars") or ()))

@@ -7,31 +7,28 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: validate_variables
-short_description: Refuse variables that no role knows
+short_description: Refuse variables that nobody knows and values that cannot be right
 description:
-  - Reads what the inventory, group_vars, host_vars and the command line set for a host,
-    and compares it with the argument specifications of all roles.
-  - A name that starts with a role's prefix must be an option of that role;
-    any other name is refused when it nearly equals an option.
+  - Reads what the inventory, group_vars, host_vars and the command line set for every host of the groups
+    C(inference_hosts) and C(load_balancers) that the run works on, and compares it with the argument specifications
+    of all roles and of the playbooks (C(playbooks/meta/argument_specs.yml)). Runs once, and connects to no host.
+  - A name that starts with a role's prefix must be an option of that role. Any other name is refused when it nearly
+    equals an option, leaves out one of its words or its first ones, or begins as an option of the playbooks and has
+    another word of it. On the command line an option's last two words are enough, because such a name is addressed
+    to this run.
+  - A value must be of the type of its option, one of its choices, and what the option is about, such as a port.
+    A text that YAML read as something else, such as 010 or 1.10, is refused with the advice to write it in quotes.
   - Facts, role defaults, variables of the playbook and names that start with V(ansible_) or V(__) are not looked at.
-  - All wrong names are reported in one message, each with the nearest correct one.
-options:
-  roles_path:
-    description: Folder of the roles. The default is C(roles) beside the folder of the playbook.
-    type: path
-  also_known:
-    description: Further variables that are correct, such as the options of a playbook.
-    type: list
-    elements: str
-    default: []
+  - All that is wrong is reported in one message, with the hosts it is about and where it was written.
+options: {}
 author:
   - Inference platform maintainers
 """
 
 EXAMPLES = r"""
-- name: Refuse unknown variables
+- name: Refuse wrong variables
   validate_variables:
-    also_known: [verify_report]
+  run_once: true
 """
 
 RETURN = r"""#"""

@@ -1,0 +1,156 @@
+"""A run that would not do what its command line asks for ends before any host is touched, and says what to do."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plugins.action.validate_run import mixed_inventories, no_hosts, other_version, unknown_tags
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+NOT_STARTED = "Nothing was started."
+
+
+def run(*arguments: str, folder: Path = REPOSITORY, stdin: int = subprocess.DEVNULL) -> tuple[int, str]:
+    """Run ansible-playbook; return its exit code and what it said, in one line."""
+    done = subprocess.run(
+        [PLAYBOOK, *arguments],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+        | {"ANSIBLE_NOCOLOR": "1"},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, " ".join(done.stdout.split())
+
+
+def fleet(folder: Path) -> str:
+    """Write an inventory of two hosts that nobody can reach; a run that gets that far has passed the checks."""
+    hosts = {"hosts": {name: {"ansible_connection": "nowhere"} for name in ("gpu-1", "gpu-2")}}
+    (folder / "fleet.yml").write_text(yaml.safe_dump({"inference_hosts": hosts}))
+    return str(folder / "fleet.yml")
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "rollback", "status", "teardown", "verify"])
+def test_every_playbook_refuses_what_is_wrong_before_it_reaches_a_host(playbook: str, tmp_path: Path) -> None:
+    code, output = run(f"-i{fleet(tmp_path)}", f"playbooks/{playbook}.yml", "-e", "bundle_version=3")
+    assert code != 0
+    assert "bundle_version: did you mean model_bundle_version? (-e)" in output
+    assert "nowhere" not in output
+
+
+@pytest.mark.parametrize("option", ["--tags", "--skip-tags"])
+def test_a_tag_that_the_playbook_does_not_have_is_refused(option: str, tmp_path: Path) -> None:
+    code, output = run(f"-i{fleet(tmp_path)}", "playbooks/deploy.yml", option, "docker_engine_instal")
+    assert code != 0
+    assert "This playbook has no tag docker_engine_instal" in output
+    assert re.search(r"Its tags are docker_engine_configure, docker_engine_install, .*\bmodel_bundle_create\b", output)
+    assert NOT_STARTED in output
+
+
+def test_a_playbook_without_such_tags_says_so(tmp_path: Path) -> None:
+    code, output = run(f"-i{fleet(tmp_path)}", "playbooks/status.yml", "--tags", "model_bundle_create")
+    assert code != 0
+    assert "This playbook has no tag model_bundle_create" in output
+
+
+def test_a_removal_without_an_inventory_is_refused_where_nobody_sits() -> None:
+    code, output = run("playbooks/teardown.yml", "-e", "inference_service_name=never-there")
+    assert code != 0
+    assert (
+        f"This would remove never-there on localhost (the inventory {REPOSITORY}/inventory/local, as none was" in output
+    )
+    assert "run it again with -i and that inventory. Nothing was started." in output
+
+
+def test_a_removal_without_an_inventory_is_asked_about_on_a_terminal() -> None:
+    terminal, end = pty.openpty()
+    command = [PLAYBOOK, "playbooks/teardown.yml", "-e", "inference_service_name=never-there"]
+    # The terminal must be the run's own: Ansible asks nobody from the background.
+    session = ["setsid", "--ctty", "--wait", *command]
+    process = subprocess.Popen(session, cwd=REPOSITORY, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    said = b""
+    while b"Type yes to go on" not in said:
+        said += os.read(terminal, 1000)
+    os.write(terminal, b"no\r")
+    try:
+        while chunk := os.read(terminal, 1000):
+            said += chunk
+    except OSError:
+        # So ends a terminal.
+        pass
+    assert process.wait() != 0
+    assert "This removes never-there on localhost" in said.decode()
+    assert "This was not confirmed with yes. Nothing was started." in " ".join(said.decode().split())
+
+
+def test_an_inventory_that_is_given_is_enough(tmp_path: Path) -> None:
+    code, output = run(f"-i{fleet(tmp_path)}", "playbooks/teardown.yml")
+    assert code != 0
+    assert "nowhere" in output
+    assert NOT_STARTED not in output
+
+
+def test_the_demo_inventory_beside_a_fleet_is_refused(tmp_path: Path) -> None:
+    code, output = run(f"-i{fleet(tmp_path)}", "-i", "inventory/local", "playbooks/deploy.yml")
+    assert code != 0
+    assert "its variables would hold for gpu-1, gpu-2 too. Give the one inventory of a fleet." in output
+
+
+def test_an_inventory_without_our_group_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("inference_host: {hosts: {gpu-1: }}\n")
+    code, output = run("-i", str(tmp_path / "hosts.yml"), "playbooks/deploy.yml")
+    assert code != 0
+    assert "has no host in the group inference_hosts (its groups: inference_host), so there is nothing to do" in output
+
+
+def test_the_playbooks_run_from_any_folder_and_say_what_is_missing_there(tmp_path: Path) -> None:
+    code, output = run(f"-i{fleet(tmp_path)}", str(REPOSITORY / "playbooks/deploy.yml"), folder=tmp_path)
+    assert code != 0
+    assert "nowhere" in output
+    assert f"{REPOSITORY}/ansible.cfg is not in force" in output
+    assert f"ANSIBLE_CONFIG={REPOSITORY}/ansible.cfg" in output
+
+
+def test_another_ansible_core_is_refused_with_both_versions_and_a_way_out() -> None:
+    pins = "ansible==12.3.0\nansible-core==2.19.14\n"
+    assert other_version("2.19.14", pins) == ""
+    message = other_version("2.18.1", pins)
+    assert "ansible-core 2.18.1" in message
+    assert "2.19.14" in message
+    assert "make setup" in message
+
+
+def test_the_pinned_ansible_core_is_found_in_the_requirements() -> None:
+    assert other_version("0", (REPOSITORY / "requirements.txt").read_text()) != ""
+
+
+def test_tags_with_a_meaning_of_their_own_pass() -> None:
+    assert unknown_tags(["all", "untagged", "a"], ["a", "always"]) == ""
+    assert "It has no tags" in unknown_tags(["a"], ["always"])
+
+
+def test_the_demo_inventory_alone_passes_and_so_do_several_of_a_fleet(tmp_path: Path) -> None:
+    demo = str(tmp_path / "inventory/local")
+    assert mixed_inventories([demo], tmp_path, ["localhost"]) == ""
+    assert mixed_inventories(["a", "b"], tmp_path, ["gpu-1", "gpu-2"]) == ""
+    for source in (demo, f"{demo}/hosts.yml", str(tmp_path / "inventory")):
+        assert mixed_inventories(["fleet", source], tmp_path, ["localhost", "gpu-1"])
+
+
+def test_a_limit_to_other_hosts_is_refused() -> None:
+    groups = {"inference_hosts": ["a"], "load_balancers": ["b"], "all": ["a", "b", "c"]}
+    assert no_hosts(groups, ["b", "c"], []) == ""
+    assert "None of c is in the groups" in no_hosts(groups, ["c"], [])
