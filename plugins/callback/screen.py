@@ -1,0 +1,586 @@
+"""Callback: a run for the person who waits for it: a line a phase and host, progress meanwhile, failures in full."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from ansible import constants, context
+from ansible.playbook.block import Block
+from ansible.playbook.task import Task
+from ansible.playbook.task_include import TaskInclude
+from ansible.plugins.loader import action_loader
+
+if TYPE_CHECKING:
+    Watched: Any
+
+    class DefaultCallback:
+        """What this callback uses of Ansible's default one, which ships no types."""
+
+        _display: Any
+
+        def __init__(self) -> None:
+            """Make the callback."""
+
+        def v2_playbook_on_stats(self, _stats: Any) -> None:
+            """Print the recap."""
+
+        def get_option(self, _name: str) -> Any:
+            """Return an option of the callback."""
+
+        def _clean_results(self, _result: dict[str, Any], _action: str) -> None: ...
+
+        def _dump_results(self, _result: dict[str, Any]) -> str: ...
+
+        def _get_diff(self, _diff: Any) -> str: ...
+
+        def _handle_warnings(self, _result: dict[str, Any]) -> None: ...
+else:
+    from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+
+    Watched = action_loader.get("watched", class_only=True)
+
+DOCUMENTATION = r"""
+name: screen
+type: stdout
+short_description: A run for people
+description:
+  - A phase is a role, or what a task file of role inference_service stands for; its line has its time. Phases that
+    change nothing and take no time share a line.
+  - On a terminal the last lines say what is under way, and are rewritten in place. Elsewhere a line says it every five
+    seconds, without colors or cursor movements.
+  - With C(-v) the output is Ansible's own default one.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+requirements:
+  - set as C(stdout_callback)
+author: The maintainers
+"""
+
+# Task files that are tables of contents: what they include are phases of their own.
+CONTENTS = {"inference_service": ("main", "rollout")}
+# A step that shows nothing for so long tells how far it is, so that five seconds are never silent.
+SILENCE = 4.5
+TICK = 0.5
+# A phase that takes longer, changes something or has more to say gets a line of its own.
+SHORT_SECONDS, SHORT_NOTE = 2.0, 60
+# Of what is under way on more hosts than that, the rest is counted.
+MOST_LIVE = 10
+WIDTH_ELSEWHERE = 110
+NOTHING_SAID = ("", "All assertions passed")
+
+
+def clock(seconds: float) -> str:
+    """Write a duration."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def amount(step: dict[str, Any], now: float) -> str:
+    """Write how far a step is, of how much, how fast, and what it says besides."""
+    done, total, unit, elapsed = step["done"], step["total"], step["unit"], now - step["began"]
+    words = []
+    if unit == "B":
+        scale, name = (1e9, "GB") if max(done, total) >= 1e9 else (1e6, "MB")
+        figures = [
+            f"{each / scale:.{1 if max(done, total) / scale < 10 else 0}f}" for each in (done, *([total] * bool(total)))
+        ]
+        words.append(f"{' of '.join(figures)} {name}")
+        if done and elapsed > 1:
+            words.append(f"{done / elapsed / 1e6:.1f} MB/s")
+    elif unit == "s":
+        words.append(
+            f"{done or elapsed:.0f} of {'at most ' * step['at_most']}{total:.0f} s" if total else clock(done or elapsed)
+        )
+    elif total:
+        words.append(f"{done:g} of {total:g} {unit}".rstrip())
+    return ", ".join([*words, *([step["detail"]] if step["detail"] else [])])
+
+
+def places_of(task: Any) -> list[tuple[str, str]]:
+    """Return where the task stands, from the playbook inwards: role and task file, '' where there is none."""
+    found: list[tuple[str, str]] = []
+    node = task
+    while node is not None:
+        if isinstance(node, Task):
+            path = Path(node.get_path().rpartition(":")[0])
+            role = node._role.get_name().rpartition(".")[2] if node._role else ""
+            found.insert(0, (role, path.stem if path.parent.name in ("tasks", "handlers") else ""))
+        node = node._parent
+    return found
+
+
+def phase_of(places: list[tuple[str, str]], play: str) -> str:
+    """Return the phase that a task belongs to: that of the outermost file that is one."""
+    for role, file in places:
+        if role and file not in CONTENTS.get(role, ()):
+            return (role if file == "main" else file).replace("_", " ")
+    role, file = places[-1] if places else ("", "")
+    return (role or file).replace("_", " ") or play
+
+
+def is_rescued(task: Any) -> bool:
+    """Return whether the playbook goes on in a rescue when the task fails."""
+    child, node = task, task._parent
+    while node is not None:
+        if isinstance(node, Block) and node.rescue:
+            outside = (*node.rescue, *node.always)
+            if not any(child._uuid == each._uuid for each in outside):
+                return True
+        child, node = node, node._parent
+    return False
+
+
+def text_of(message: Any) -> str:
+    """Return a message as lines."""
+    return "\n".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
+
+
+def failure_text(result: dict[str, Any]) -> str:
+    """Return everything that a person needs of a failed result."""
+    items = [item for item in result.get("results") or [] if isinstance(item, dict)]
+    failed = [item for item in items if item.get("failed") or item.get("unreachable") or item.get("failed_when_result")]
+    if failed:
+        labels = [item.get("_ansible_item_label", item.get("item")) for item in failed]
+        texts = [failure_text({key: value for key, value in item.items() if key != "results"}) for item in failed]
+        return "\n".join(f"{label}: {text}" if isinstance(label, str) else text for label, text in zip(labels, texts))
+    parts = [text_of(result.get("msg", "")).strip() or str(result.get("censored", ""))]
+    if "cmd" in result:
+        command = result["cmd"]
+        parts.insert(0, shlex.join(map(str, command)) if isinstance(command, list) else str(command))
+    for key in ("stdout", "stderr", "module_stdout", "module_stderr"):
+        said = str(result.get(key) or "").strip()
+        if said and said not in parts[0]:
+            parts.append(said)
+    return "\n".join(part for part in parts if part) or "no reason given"
+
+
+@dataclass
+class Track:
+    """What one host goes through: its phase, and what its task in this moment is."""
+
+    host: str
+    phase: str = ""
+    began: float = 0.0
+    last: float = 0.0
+    changes: int = 0
+    notes: list[str] = field(default_factory=list)
+    # Sentence and begin of the task that runs.
+    task: str = ""
+    since: float = 0.0
+    # When the one before ended, and when something was last shown of the host.
+    idle: float = 0.0
+    said: float = 0.0
+    # Short phases that wait for company on their line.
+    waiting: list[str] = field(default_factory=list)
+    # The sentence of a failed task and what it said, as long as a rescue may say it better.
+    failed: str = ""
+    held: str = ""
+    known: set[str] = field(default_factory=set)
+
+
+class Foot:
+    """The last lines of a terminal, rewritten in place.
+
+    The cursor rests above them, on a line left free, so that what anybody else prints goes there and not into them.
+    """
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+        self._drawn = False
+
+    def draw(self, lines: list[str]) -> None:
+        """Put these lines there, as far as the terminal has room."""
+        columns, rows = shutil.get_terminal_size()
+        shown = [line[: columns - 1] for line in lines[: max(0, rows - 2)]]
+        if shown or self._drawn:
+            below = "".join(f"\n{line}" for line in shown) + (f"\x1b[{len(shown)}A" if shown else "")
+            self._write(f"\r\x1b[J{below}\r")
+        self._drawn = bool(shown)
+
+    def _write(self, text: str) -> None:
+        # A process is never forked while somebody holds this lock.
+        with self._display._lock, contextlib.suppress(OSError, ValueError):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+def for_people(method: Callable[..., None]) -> Callable[..., None]:
+    """Let Ansible's own callback do it when the run is verbose."""
+
+    @functools.wraps(method)
+    def choose(self: CallbackModule, *args: Any, **options: Any) -> None:
+        if self._display.verbosity:
+            getattr(DefaultCallback, method.__name__)(self, *args, **options)
+        else:
+            with self._lock:
+                method(self, *args, **options)
+
+    return choose
+
+
+class CallbackModule(DefaultCallback):
+    """Follows each host from phase to phase."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "screen"
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Events come from Ansible's threads, the clock ticks in another.
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._tracks: dict[str, Track] = {}
+        self._sentences: dict[str, str] = {}
+        self._phases: dict[str, str] = {}
+        self._play_name = ""
+        # Where tasks say how far they are; nowhere when the action that they share is not among the plugins.
+        self._progress: Path | None = None
+        live = sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        self._foot = Foot(self._display) if live else None
+
+    # The run as a whole
+
+    @for_people
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Make the folder where tasks say how far they are, and start the clock."""
+        if Watched is not None:
+            # In Ansible's own folder of this run: nobody else reads it, and it goes when the run ends.
+            self._progress = Path(constants.DEFAULT_LOCAL_TMP) / "progress"
+            self._progress.mkdir(mode=0o700, exist_ok=True)
+            os.environ[Watched.folder_variable] = str(self._progress)
+        atexit.register(self._end)
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    @for_people
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """End the phases of the play before."""
+        self._play = play
+        self._play_name = play.get_name().strip()
+        self._end_phases()
+
+    @for_people
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Say it where hosts were meant; a group that is empty means none."""
+        if self._play.hosts:
+            self._say(f"{self._play_name}: no hosts matched", constants.COLOR_SKIP)
+
+    @for_people
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        """Say nothing: the hosts' failures and the recap do."""
+
+    @for_people
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """End everything, and give the recap that scripts read."""
+        self._end()
+        super().v2_playbook_on_stats(stats)
+        sys.stdout.flush()
+
+    # Tasks
+
+    @for_people
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Keep the task's sentence, which is complete only now."""
+        self._sentences[task._uuid] = (task.name or task.action).rpartition(" | ")[2]
+
+    @for_people
+    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+        """Keep the handler's sentence."""
+        self._sentences[task._uuid] = (task.name or task.action).rpartition(" | ")[2]
+
+    @for_people
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """Begin a phase where the task's is another than the host's."""
+        if isinstance(task, TaskInclude):
+            return
+        track, phase, now = self._track(host.get_name()), self._phase(task), time.monotonic()
+        if track.phase != phase:
+            self._end_phase(track)
+            track.phase, track.began, track.last = phase, now, 0.0
+        if not track.task and now - track.idle > TICK:
+            track.said = now
+        # A question to the person at the terminal must not be written over.
+        asks = task.action.rpartition(".")[2] == "pause"
+        track.task, track.since = "" if asks else self._sentence(task), now
+
+    @for_people
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Count a change, and keep what the task has to say."""
+        self._handle_warnings(result.result)
+        if isinstance(result.task, TaskInclude):
+            return
+        track = self._ended(result)
+        changed, found = bool(result.result.get("changed")), list(self._messages(result))
+        track.changes += changed
+        if changed and context.CLIARGS.get("check") and not found:
+            found = [self._sentence(result.task)]
+        for message in found:
+            self._note(track, message)
+
+    @for_people
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Forget the task."""
+        self._handle_warnings(result.result)
+        self._idle(self._track(result.host.get_name()))
+
+    @for_people
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Show a failure at once, in full unless a rescue may say more."""
+        self._handle_warnings(result.result)
+        track = self._ended(result)
+        self._fail(track, result.task, failure_text(result.result), ignored=ignore_errors)
+
+    @for_people
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Show why the host cannot be reached."""
+        self._handle_warnings(result.result)
+        track = self._ended(result)
+        ignored = bool(result.task.ignore_unreachable)
+        self._fail(track, result.task, f"unreachable: {failure_text(result.result)}", ignored=ignored)
+
+    @for_people
+    def v2_on_file_diff(self, result: Any) -> None:
+        """Show what --diff shows."""
+        results = result.result.get("results", [result.result]) if result.task.loop else [result.result]
+        diffs = [self._get_diff(each["diff"]) for each in results if each.get("diff") and each.get("changed")]
+        text = "".join(diffs)
+        if text:
+            track = self._track(result.host.get_name())
+            self._flush(track)
+            self._say(f"{self._name(track)}{self._sentence(result.task)}")
+            self._say(text)
+
+    @for_people
+    def v2_runner_retry(self, result: Any) -> None:
+        """Say how often a task was tried, where its progress is shown."""
+        tried = result.result
+        self._track(
+            result.host.get_name()
+        ).task = f"{self._sentence(result.task)} (tried {tried['attempts']} of {tried['retries']} times)"
+
+    @for_people
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Say nothing."""
+
+    @for_people
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """Say nothing: the whole loop's result has it."""
+
+    @for_people
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """Say nothing: the whole loop's result has it."""
+
+    @for_people
+    def v2_runner_item_on_skipped(self, result: Any) -> None:
+        """Say nothing."""
+
+    # What is shown
+
+    def _track(self, host: str) -> Track:
+        return self._tracks.setdefault(host, Track(host))
+
+    def _name(self, track: Track) -> str:
+        return track.host.ljust(max(map(len, self._tracks))) + "  "
+
+    def _sentence(self, task: Any) -> str:
+        return self._sentences.get(task._uuid) or (task.name or task.action).rpartition(" | ")[2]
+
+    def _phase(self, task: Any) -> str:
+        return self._phases.setdefault(task._uuid, phase_of(places_of(task), self._play_name))
+
+    def _ended(self, result: Any) -> Track:
+        """Return the host of a task that ended."""
+        track = self._track(result.host.get_name())
+        if not track.phase:
+            track.phase, track.began = self._phase(result.task), time.monotonic()
+        track.last = self._idle(track)
+        return track
+
+    def _idle(self, track: Track) -> float:
+        track.task, track.idle = "", time.monotonic()
+        return track.idle
+
+    def _messages(self, result: Any) -> Iterable[str]:
+        """Return what the task wants people to read."""
+        content, action = result.result, result.task.action
+        for each in content.get("results", [content]) if result.task.loop else [content]:
+            if not isinstance(each, dict) or each.get("skipped"):
+                continue
+            if action in constants._ACTION_DEBUG and "msg" not in each:
+                self._clean_results(each, action)
+                yield self._dump_results(each).strip()
+            elif each.get("_ansible_verbose_always") and text_of(each.get("msg", "")) not in NOTHING_SAID:
+                message = each["msg"]
+                yield self._dump_results({"msg": message}).strip() if isinstance(message, dict) else text_of(message)
+            elif isinstance(each.get("note"), str):
+                yield each["note"]
+
+    def _note(self, track: Track, message: str) -> None:
+        """Keep a short message for the line of the phase; show a long one now."""
+        message = message.strip("\n")
+        if message in track.known:
+            return
+        track.known.add(message)
+        if "\n" not in message:
+            track.notes.append(message)
+            return
+        self._end_phase(track)
+        self._flush(track)
+        self._say("")
+        if not message.startswith(track.host):
+            self._say(f"{track.host}:")
+            message = textwrap.indent(message, "  ")
+        self._say(message)
+
+    def _fail(self, track: Track, task: Any, text: str, ignored: bool) -> None:
+        sentence = self._sentence(task)
+        if " ".join(track.held.split()) not in " ".join(text.split()):
+            self._release(track)
+        self._end_phase(track, "·" if ignored else "✗", sentence)
+        track.failed, track.held = sentence, text
+        if ignored or not is_rescued(task):
+            self._body(track, text)
+            track.held = ""
+
+    def _release(self, track: Track) -> None:
+        """Show what a failed task said and nobody said better."""
+        if track.held:
+            self._say(f"{self._name(track)}{track.failed}:", constants.COLOR_ERROR)
+            self._body(track, track.held)
+        track.held = ""
+
+    def _body(self, track: Track, text: str) -> None:
+        """Show a failure's message below its line, as it is; on a terminal no word is cut."""
+        indent = " " * len(self._name(track))
+        lines = text.split("\n")
+        if self._foot:
+            wrapper = textwrap.TextWrapper(
+                width=max(40, shutil.get_terminal_size().columns - len(indent)),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            lines = [part for line in lines for part in wrapper.wrap(line) or [""]]
+        stderr = self.get_option("display_failed_stderr")
+        self._say("\n".join(f"{indent}{line}".rstrip() for line in lines), constants.COLOR_ERROR, stderr)
+
+    def _end_phase(self, track: Track, mark: str = "✓", sentence: str = "") -> None:
+        """Give the phase its line, or a place on the line of short ones; one that did nothing has none."""
+        phase, notes, changes = track.phase, track.notes, track.changes
+        seconds = max(0.0, track.last - track.began)
+        track.phase, track.notes, track.changes = "", [], 0
+        if not phase or not track.last:
+            return
+        entry = f"{mark} {phase} {clock(seconds)}"
+        if sentence:
+            self._flush(track)
+            if notes:
+                self._say(f"{self._name(track)}{phase}: {'; '.join(notes)}")
+            color = constants.COLOR_ERROR if mark == "✗" else constants.COLOR_SKIP
+            self._say(f"{self._name(track)}{entry}: {sentence}", color)
+        elif changes or seconds >= SHORT_SECONDS or len(" ".join(notes)) > SHORT_NOTE:
+            self._flush(track)
+            color = constants.COLOR_CHANGED if changes else constants.COLOR_OK
+            changed = f"{changes} {'would change' if context.CLIARGS.get('check') else 'changed'}"
+            words = [*([changed] if changes else []), *notes]
+            self._say(f"{self._name(track)}{entry}{': ' * bool(words)}{'; '.join(words)}", color)
+        else:
+            entry += f" ({' '.join(notes)})" if notes else ""
+            room = shutil.get_terminal_size().columns - 1 if self._foot else WIDTH_ELSEWHERE
+            if track.waiting and len(self._name(track) + "   ".join([*track.waiting, entry])) > room:
+                self._flush(track)
+            track.waiting.append(entry)
+
+    def _end_phases(self) -> None:
+        for track in self._tracks.values():
+            self._end_phase(track)
+            track.task = ""
+            self._release(track)
+
+    def _flush(self, track: Track) -> None:
+        """Show the short phases that wait."""
+        if track.waiting:
+            line, track.waiting = "   ".join(track.waiting), []
+            self._say(f"{self._name(track)}{line}", constants.COLOR_OK)
+        track.said = time.monotonic()
+
+    def _say(self, text: str, color: str | None = None, stderr: bool = False) -> None:
+        if self._foot:
+            self._foot.draw([])
+        self._display.display(text, color=color, stderr=stderr)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        if self._foot and not self._over.is_set():
+            self._foot.draw(self._under_way(time.monotonic()))
+
+    # The clock
+
+    def _tick(self) -> None:
+        while not self._over.wait(TICK):
+            with self._lock, contextlib.suppress(Exception):
+                now = time.monotonic()
+                if self._foot:
+                    self._foot.draw(self._under_way(now))
+                else:
+                    self._break_silence(now)
+
+    def _steps(self) -> dict[str, dict[str, Any]]:
+        """Return the progress of each host that tells it."""
+        return {step["host"]: step for step in Watched.read_progress(self._progress)} if self._progress else {}
+
+    def _doing(self, track: Track, steps: dict[str, dict[str, Any]], now: float) -> str:
+        step = steps.get(track.host)
+        if step:
+            return f"{step['what']} {amount(step, now)}"
+        return f"{track.task}, {clock(now - track.since)}"
+
+    def _under_way(self, now: float) -> list[str]:
+        """Return a line for each host that does something: its short phases, and how far it is with this one."""
+        steps, busy = self._steps(), [track for track in self._tracks.values() if track.task]
+        lines, columns = [], shutil.get_terminal_size().columns
+        for track in busy[:MOST_LIVE]:
+            doing = f"{'⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏'[int(now / TICK) % 10]} {track.phase}: {self._doing(track, steps, now)}"
+            line = self._name(track) + "   ".join([*track.waiting, doing])
+            lines.append(line if len(line) < columns else self._name(track) + doing)
+        return [*lines, *([f"and {len(busy) - MOST_LIVE} more hosts"] if len(busy) > MOST_LIVE else [])]
+
+    def _break_silence(self, now: float) -> None:
+        """Say how far a host is that was silent for long."""
+        silent = [track for track in self._tracks.values() if track.task and now - track.said >= SILENCE]
+        if not silent:
+            return
+        steps = self._steps()
+        for track in silent:
+            self._flush(track)
+        for track in silent[:MOST_LIVE]:
+            self._say(f"{self._name(track)}… {track.phase}: {self._doing(track, steps, now)}")
+        if len(silent) > MOST_LIVE:
+            self._say(f"… and {len(silent) - MOST_LIVE} more hosts")
+
+    def _end(self) -> None:
+        """Stop the clock, and show what was kept back."""
+        with self._lock:
+            if self._over.is_set():
+                return
+            self._over.set()
+            for track in self._tracks.values():
+                track.task = ""
+            self._end_phases()
+            for track in self._tracks.values():
+                self._flush(track)
+            if self._foot:
+                self._foot.draw([])
