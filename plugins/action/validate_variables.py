@@ -197,6 +197,9 @@ def value_fault(name: str, spec: Mapping[str, Any], value: Any, text: str | None
     if (isinstance(value, bool) and kind in ("int", "float")) or not isinstance(value, COLLECTIONS.get(kind, object)):
         return f"{shown(value)} is not of type {kind}"
     checked = ArgumentSpecValidator({name: dict(spec)}).validate({name: value})
+    unknown = sorted(set(value) - set(spec["options"])) if isinstance(value, dict) and "options" in spec else []
+    if unknown:
+        return f"it has no option {', '.join(unknown)}; its options are {', '.join(spec['options'])}"
     if checked.error_messages and kind in COLLECTIONS:
         # What is wrong inside, Ansible says best.
         return "; ".join(checked.error_messages)

@@ -1,0 +1,169 @@
+"""Action: refuse a deploy whose sources on the controller cannot make a release, before any host is touched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.loader import action_loader
+
+# What is no plugin itself is imported as the tests do.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from plugins.plugin_utils.model_source import model_faults
+
+if TYPE_CHECKING:
+    from plugins.action.request_base import ActionModule as RequestBase
+    from plugins.action.request_base import HostSettings
+else:
+    RequestBase = action_loader.get("request_base", class_only=True)
+
+DOCKER_SECONDS = 20
+REFERENCES = ("inference_image_reference", "inference_image_gateway_reference")
+BASES = ("inference_image_builder_base", "inference_image_runtime_base")
+
+
+@cache
+def docker_fault() -> str:
+    """Return why Docker cannot be used here, '' when it answers."""
+    if not shutil.which("docker"):
+        return "there is no docker command here"
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DOCKER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"it gives no answer for {DOCKER_SECONDS} seconds"
+    return "" if asked.returncode == 0 else " ".join(asked.stderr.split()) or "it does not answer"
+
+
+def image_faults(settings: Mapping[str, str]) -> Iterator[str]:
+    """Say why the image cannot be had."""
+    strategy = settings["inference_image_strategy"]
+    if strategy == "pull":
+        empty = [name for name in REFERENCES if not settings[name]]
+        if empty:
+            yield f"inference_image_strategy is pull; set {' and '.join(empty)} to the images in your registry."
+        return
+    source = Path(settings["inference_image_source_dir"])
+    if not (source / "Dockerfile").is_file():
+        yield f"There is no Dockerfile in inference_image_source_dir ({source}); name the checkout."
+    if [settings[name] for name in BASES].count("auto") == 1:
+        yield f"Of {' and '.join(BASES)} only one is set, and the two must carry the same Python; name both or neither."
+    if strategy == "controller" and docker_fault():
+        yield (
+            f"inference_image_strategy is controller, and Docker cannot be used here: {docker_fault()}. Start it and "
+            "let this user use it (group docker), or build on the hosts: inference_image_strategy=host."
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only the machine itself is reached by this address."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def is_everywhere(address: str) -> bool:
+    """Return whether this stands for all addresses of a machine."""
+    try:
+        return ip_address(address).is_unspecified
+    except ValueError:
+        return False
+
+
+def same_machine(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether the inventory reaches one machine under two names, as far as it says."""
+    same_address = one["address"] == other["address"] and one["ssh_port"] == other["ssh_port"]
+    return one["name"] == other["name"] or (one["address"] != "" and same_address)
+
+
+def balancer_faults(balancers: Iterable[Mapping[str, str]], hosts: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """Say why load balancers cannot work with the hosts behind them."""
+    fronts, behind = list(balancers), list(hosts)
+    for front in fronts:
+        for host in behind:
+            overlap = front["bind"] == host["bind"] or is_everywhere(front["bind"]) or is_everywhere(host["bind"])
+            if same_machine(front, host) and front["port"] == host["port"] and overlap:
+                yield (
+                    f"The load balancer {front['name']} and the service of {host['name']} are on one machine, and both "
+                    f"want port {host['port']}. Set another gateway_port for the load balancer."
+                )
+    alone = [host["name"] for host in behind if is_loopback(host["bind"]) and not is_loopback(host["reach"])]
+    if alone and fronts:
+        yield (
+            f"No load balancer can reach {', '.join(alone[:3])}: inference_service_bind is a loopback address there. "
+            "Set it to an address that the load balancers reach."
+        )
+
+
+class ActionModule(RequestBase):
+    """Look at the files and programs of the controller that a deploy needs."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Fail with everything that is missing, or change nothing."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self.validate_argument_spec({})
+        task_vars = task_vars or {}
+        options = self.read_options(self.checkout(task_vars))
+        defaults = {name: spec.get("default", "") for owner in options.values() for name, spec in owner.items()}
+        hosts = self.hosts_of_run(task_vars, "inference_hosts")
+        found: dict[str, list[str]] = {}
+        for host, settings in hosts.items():
+            for fault in source_faults(settings, defaults):
+                found.setdefault(fault, []).append(host)
+        fronts = self.hosts_of_run(task_vars, "load_balancers")
+        faults = balancer_faults(
+            [place(host, settings, defaults, "gateway") for host, settings in fronts.items()],
+            [place(host, settings, defaults, "inference_service") for host, settings in hosts.items()],
+        )
+        found.update((fault, list(hosts)) for fault in faults)
+        if not found:
+            return {**result, "changed": False}
+        about = {fault: self.some_of(names, hosts) for fault, names in found.items()}
+        lines = [f"  {fault}" + (f" ({where})" if where else "") for fault, where in about.items()]
+        return {
+            **result,
+            "failed": True,
+            "msg": "\n".join(["This cannot be deployed, so nothing was started:", *lines]),
+        }
+
+
+def source_faults(settings: HostSettings, defaults: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is missing for one host."""
+
+    def text(name: str) -> str:
+        return str(settings.get(name, defaults[name]))
+
+    try:
+        recipe = json.dumps(settings.get("model_bundle_create", {}), default=str, sort_keys=True)
+        model = [text(f"model_bundle_{part}") for part in ("name", "version", "source", "checksum")]
+        image = {name: text(name) for name in defaults if name.startswith("inference_image_")}
+        compose = Path(text("inference_service_source_dir")) / "docker-compose.yml"
+    except AnsibleError as error:
+        yield f"A variable cannot be evaluated: {RequestBase.reason(error)}."
+        return
+    yield from model_faults(*model, recipe)
+    yield from image_faults(image)
+    if not compose.is_file():
+        yield f"There is no {compose.name} in inference_service_source_dir ({compose.parent}); name the checkout."
+
+
+def place(host: str, settings: HostSettings, defaults: Mapping[str, Any], role: str) -> dict[str, str]:
+    """Return where a service of this host listens, and how the host is reached."""
+    address = str(settings.get("ansible_host", ""))
+    return {
+        "name": host,
+        "address": address,
+        "ssh_port": str(settings.get("ansible_port", "")),
+        "reach": str(settings.get("deploy_address", address or host)),
+        "bind": str(settings.get(f"{role}_bind", defaults[f"{role}_bind"])),
+        "port": str(settings.get(f"{role}_port", defaults[f"{role}_port"])),
+    }

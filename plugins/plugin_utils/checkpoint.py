@@ -1,0 +1,149 @@
+"""What can be said about a training checkpoint and its labels without torch, before anything is copied for them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Shapes = dict[str, tuple[int, ...]]
+
+# Containers that trainers put around the weights, as the service's image knows them.
+STATE_KEYS = ("model_state_dict", "state_dict")
+# Where architectures keep the layer with one output a class.
+HEADS = ("classifier.1.weight", "classifier.weight", "fc.weight", "head.fc.weight", "head.weight", "_fc.weight")
+GIT_LFS = b"version https://git-lfs"
+
+
+class SourceError(Exception):
+    """A file that no bundle can be made of; the message says why and what to do."""
+
+
+class _Inert:
+    """Stands for every class that a checkpoint names, so that reading it runs no code of anybody."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Take what the class would take."""
+
+    def __setstate__(self, _: object) -> None:
+        """Take what the class would be filled with."""
+
+    def __setitem__(self, _: object, __: object) -> None:
+        """Take an entry."""
+
+    def append(self, _: object) -> None:
+        """Take an element."""
+
+
+class _Tensor:
+    """Stands for a tensor: its shape."""
+
+    def __init__(self, _storage: object, _offset: object, size: tuple[int, ...], *_: object) -> None:
+        self.shape = tuple(size)
+
+    def __setstate__(self, _: object) -> None:
+        """Take the hooks of a tensor."""
+
+
+def _parameter(data: object, *_: object) -> object:
+    return data
+
+
+class _Reader(pickle.Unpickler):
+    """Reads the structure of a pickle: dictionaries, numbers, texts, and of tensors their shapes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+            return _Tensor
+        if name == "_rebuild_parameter":
+            return _parameter
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Inert
+
+    def persistent_load(self, _: object) -> None:
+        """Leave a tensor's numbers where they are."""
+
+
+def read_shapes(path: Path) -> Shapes:
+    """Return the shapes of a checkpoint's tensors by name, none when only torch can tell; raise SourceError."""
+    try:
+        with path.open("rb") as file:
+            return _shapes(path, file)
+    except OSError as error:
+        raise SourceError(f"The checkpoint {path} cannot be read here ({error.strerror}); correct the path.") from None
+
+
+def _shapes(path: Path, file: BinaryIO) -> Shapes:
+    head = file.read(256)
+    file.seek(0)
+    if head.startswith(GIT_LFS):
+        raise SourceError(f"{path} is only a pointer of Git LFS; run `git lfs pull` where it lies.")
+    if not head or head.lstrip()[:1] == b"<":
+        raise SourceError(f"{path} is {'empty' if not head else 'a web page'}, not a checkpoint; copy it again.")
+    if path.suffix == ".safetensors":
+        return _safetensors(path, file)
+    if head.startswith(b"PK"):
+        if not zipfile.is_zipfile(file):
+            raise SourceError(f"The checkpoint {path} is cut off; copy it again.")
+        with zipfile.ZipFile(file) as archive:
+            data = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+            return _state(_unpickle(BytesIO(archive.read(data[0])), 1)) if data else {}
+    # What torch wrote before version 1.6: a magic number, a version, the machine, and then the object.
+    return _state(_unpickle(file, 4)) if head.startswith(b"\x80") else {}
+
+
+def _safetensors(path: Path, file: BinaryIO) -> Shapes:
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        if size > path.stat().st_size:
+            raise ValueError
+        header = json.loads(file.read(size))
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise SourceError(f"{path} is no safetensors file, or cut off; copy it again.") from None
+
+
+def _unpickle(file: BinaryIO, count: int) -> object:
+    """Return the last of that many objects; None for what this reader does not understand, which torch may."""
+    try:
+        return [_Reader(file).load() for _ in range(count)][-1]
+    except Exception:  # A pickle can fail in any way.
+        return None
+
+
+def _state(content: object) -> Shapes:
+    if isinstance(content, dict):
+        inner = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), dict)), content)
+        return {str(name): value.shape for name, value in inner.items() if isinstance(value, _Tensor)}
+    return {}
+
+
+def read_labels(path: Path) -> list[str]:
+    """Return the labels of a file, one a line; raise SourceError."""
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise SourceError(f"The labels {path} cannot be read here ({error.strerror}); correct the path.") from None
+    except UnicodeDecodeError:
+        raise SourceError(f"The labels {path} are not UTF-8 text; save them as such.") from None
+    if not labels or not all(labels):
+        where = f"line {labels.index('') + 1} is empty" if labels else "the file is empty"
+        raise SourceError(f"The labels {path} must name a class a line, and {where}.")
+    return labels
+
+
+def check_together(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]], labels: Path, count: int) -> None:
+    """Raise SourceError when no layer of the checkpoint can have an output for each of the labels."""
+    rows = {name: shape[0] for name, shape in shapes.items() if shape}
+    if not rows or count in rows.values():
+        return
+    head = next((name for name in HEADS if name in rows), None)
+    has = f"its {head} has {rows[head]}" if head else "no layer of it has as many outputs"
+    raise SourceError(
+        f"The labels {labels} name {count} classes, and the checkpoint {checkpoint} was trained for others: {has}. "
+        "Give the labels that it was trained with."
+    )

@@ -1,0 +1,101 @@
+"""Whether the model that a deploy asks for can be had: a bundle in good order, a URL, or what a bundle is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from plugins.plugin_utils.checkpoint import SourceError, check_together, read_labels, read_shapes
+
+NEEDED = ("checkpoint", "architecture", "labels")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def bundle_faults(folder: Path, name: str, version: str) -> Iterator[str]:
+    """Say what is wrong with a bundle that is there."""
+    try:
+        manifest = json.loads((folder / "bundle.json").read_bytes())
+        entries = [manifest[key] for key in ("weights", "labels", "golden")] + manifest["golden_samples"]
+        if (manifest["name"], manifest["version"]) != (name, version):
+            yield f"it says that it is {manifest['name']} {manifest['version']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"its bundle.json cannot be read ({error})"
+        return
+    for entry in entries:
+        file = folder / entry["file"]
+        if not file.is_file():
+            yield f"{entry['file']} is missing"
+        elif file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+            yield f"{entry['file']} is not what its manifest says"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def triple(value: Any) -> bool:
+    """Return whether this is three numbers, as a list or with commas."""
+    parts = value if isinstance(value, list) else str(value).split(",")
+    try:
+        return len([float(part) for part in parts]) == 3
+    except (TypeError, ValueError):
+        return False
+
+
+def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Say why no bundle can be made by model_bundle_create."""
+    missing = [key for key in NEEDED if not recipe.get(key)]
+    if missing:
+        yield f"model_bundle_create lacks {', '.join(missing)}; it needs {', '.join(NEEDED)}."
+        return
+    for key in ("mean", "std"):
+        if key in recipe and not triple(recipe[key]):
+            yield f"model_bundle_create.{key} must be three numbers, one a color."
+    checkpoint, labels = Path(str(recipe["checkpoint"])).expanduser(), Path(str(recipe["labels"])).expanduser()
+    shapes, names = {}, []
+    try:
+        shapes = read_shapes(checkpoint)
+    except SourceError as error:
+        hint = " The demo's own is fetched by `make demo-checkpoint`." if ".cache/demo/" in str(checkpoint) else ""
+        yield f"{error}{hint}"
+    try:
+        names = read_labels(labels)
+        check_together(checkpoint, shapes, labels, len(names))
+    except SourceError as error:
+        yield str(error)
+    golden = recipe.get("golden")
+    if golden and not any(path.suffix.lower() in PICTURES for path in Path(str(golden)).expanduser().glob("*")):
+        yield f"There is no picture in {golden}, the folder of model_bundle_create.golden."
+
+
+@cache
+def model_faults(name: str, version: str, source: str, checksum: str, recipe: str) -> tuple[str, ...]:
+    """Return why the model cannot be brought to a host; hosts with the same one (the recipe is JSON) ask once."""
+    if re.match("https?://", source):
+        wrong = not re.fullmatch("sha256:[0-9a-f]{64}", checksum)
+        return (f"model_bundle_source is a URL; set model_bundle_checksum to sha256:HEX of {source}.",) if wrong else ()
+    folder = Path(source).expanduser() / name / version
+    if (folder / "bundle.json").exists():
+        faults = "; ".join(bundle_faults(folder, name, version))
+        remedy = "Copy it from its origin again, or make it anew with `bundle create`."
+        return (f"The bundle {folder} is damaged: {faults}. {remedy}",) if faults else ()
+    wanted = json.loads(recipe)
+    if not wanted:
+        there = (
+            sorted(path.parent.name for path in folder.parent.glob("*/bundle.json")) if folder.parent.is_dir() else []
+        )
+        return (
+            f"There is no bundle at {folder}, and model_bundle_create does not say how to make it. "
+            f"Versions of {name} in {source}: {', '.join(there) or 'none'}.",
+        )
+    return tuple(recipe_faults(wanted))
