@@ -117,7 +117,7 @@ def test_an_inventory_without_our_group_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_playbooks_run_from_any_folder_and_say_what_is_missing_there(tmp_path: Path) -> None:
-    code, output = run(f"-i{fleet(tmp_path)}", str(REPOSITORY / "playbooks/deploy.yml"), folder=tmp_path)
+    code, output = run(f"-i{fleet(tmp_path)}", str(REPOSITORY / "playbooks/status.yml"), folder=tmp_path)
     assert code != 0
     assert "nowhere" in output
     assert f"{REPOSITORY}/ansible.cfg is not in force" in output

@@ -352,7 +352,7 @@ def test_a_deploy_ends_before_it_reaches_a_host_with_one_message_for_all(
         {"inference_hosts": {"hosts": {"gpu-1": {}, "gpu-2": {}}, "vars": settings}}, tmp_path, *arguments
     )
     assert code != 0
-    assert output.count("FAILED!") == 1
+    assert output.count("This cannot be deployed") == 1
     assert "This cannot be deployed, so nothing was started: The labels" in output
     assert "name 66 classes" in output
     assert "nowhere" not in output
