@@ -10,29 +10,15 @@ import re
 import secrets
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.loader import action_loader
 
 if TYPE_CHECKING:
-
-    class ActionBase:
-        """What this action uses of Ansible's base class, which ships no types."""
-
-        _task: Any
-        _connection: Any
-
-        def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-            """Prepare the result of a task."""
-
-        def validate_argument_spec(self, spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            """Check the arguments of a task."""
-
-        def _low_level_execute_command(self, command: str, **options: Any) -> dict[str, Any]:
-            """Run a command on the host."""
-
+    from plugins.action.watched import ActionModule as Watched
 else:
-    from ansible.plugins.action import ActionBase
+    Watched = action_loader.get("watched", class_only=True)
 
 # Exit code of a script whose end nobody saw.
 CUT = -1
@@ -118,14 +104,18 @@ def next_step(reason: str) -> str:
     return next(known, "Mend that on the host, then run again.")
 
 
-class ActionModule(ActionBase):
+class ActionModule(Watched):
     """Runs scripts of the shell on the host; a base of other actions, and nothing by itself."""
 
-    def run_script(self, script: str, arguments: list[str], **options: Any) -> Answer:
-        """Run the script with arguments; options are those of Ansible's own low-level command."""
+    def run_script(self, script: str, arguments: list[str], executable: str | None = None) -> Answer:
+        """Run the script with arguments, by another shell when one is named."""
         halves = secrets.token_hex(8), secrets.token_hex(8)
+        command = command_line(script, arguments, halves)
+        if executable:
+            # As Ansible ends the commands of its own shell: ssh may drop what a process says last.
+            command += " && sleep 0"
         try:
-            answer = self._low_level_execute_command(command_line(script, arguments, halves), **options)
+            answer = self._low_level_execute_command(command, executable=executable)
         except AnsibleConnectionFailure:
             # The host is unreachable, which Ansible tells from a failure.
             raise

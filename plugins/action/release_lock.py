@@ -1,46 +1,107 @@
 """Action: take or give back the lock of a host; one run at a time has it, and one that is provably dead has nothing.
 
 On the host a few lines of shell replace one content of the lock by another; whose it is, is judged on the controller.
+
+That a run has died on its controller says nothing of what it started on the host. So each command of a run that has the
+lock goes through a shell (WRITER) that holds a lock of the kernel as long as the command's process lives, and that does
+nothing once another run has the host. Who takes the lock waits until no process holds the other one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.plugins.loader import action_loader
+from ansible.utils.display import Display
 
 if TYPE_CHECKING:
     from plugins.action.host_script import ActionModule as HostScript
 else:
     HostScript = action_loader.get("host_script", class_only=True)
 
+display = Display()
+
 LOCK_NAME = "deploy.lock"
-# Arguments: folder, expected content, new content; '' stands for no lock. Another content is printed, with exit code 3.
+# What processes lock; its content is the last run that began to work here.
+WRITER_NAME = "writer.lock"
+# Arguments: folder, expected content, new one, seconds; '' stands for no lock. Another content is printed, with code 3.
 # The kernel ends the lock on the folder with the shell; a reader, or a power cut, sees the old content or the new.
+# With the new content in place it waits so long until no process works here. One that still does is printed, with code
+# 4: the run that began it, its number, and what runs there now, which is the last of its children.
 SWAP = f"""
 [ -z "$3" ] || mkdir -p "$1" || exit 1
 [ -n "$3" ] || [ -d "$1" ] || exit 3
 cd "$1" && exec 9<. && flock 9 || exit 1
+# Whoever had it may have removed the folder with his lock.
+[ . -ef "$1" ] || exit 3
 held=$(cat {LOCK_NAME} 2>/dev/null)
 [ "$held" = "$2" ] || {{ printf %s "$held"; exit 3; }}
-[ -n "$3" ] || {{ rm -f {LOCK_NAME}; exit; }}
+if [ -z "$3" ]; then
+  rm -f {LOCK_NAME}
+  # Nothing is left of a run that did nothing but take the lock.
+  [ "$(ls -A)" != {WRITER_NAME} ] || {{ exec 8<{WRITER_NAME} && flock -n 8 && rm {WRITER_NAME} && rmdir "$1"; }}
+  exit 0
+fi
 # The shell's own printf calls a full disk an "I/O error".
 printf '%s\\n' "$3" | cat >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME} ||
   {{ rm -f .{LOCK_NAME}; exit 1; }}
+exec 8>>{WRITER_NAME} 9<&- || exit 1
+if flock -w "$4" 8; then
+  printf '%s\\n' "$3" | cat >{WRITER_NAME}
+  exit
+fi
+cat {WRITER_NAME}
+for process in /proc/[0-9]*; do
+  [ "$process/fd/9" -ef {WRITER_NAME} ] && pid=${{process#/proc/}} || continue
+  while child=$(cat "/proc/$pid/task/$pid/children" 2>/dev/null) && [ -n "$child" ]; do pid=${{child%% *}}; done
+  echo "$pid $(tr '\\0\\n' '  ' <"/proc/$pid/cmdline")"
+  break
+done
+exit 4
 """
-HELD = 3
+HELD, BUSY = 3, 4
 # Runs that replace the same dead one at the same time; more do not happen.
 ATTEMPTS = 10
+# How long one look waits on the host. Each look says anew what still works there.
+LOOK_SECONDS = 5
 
-# Replaces one content of a lock by another; returns whether it did, and the real content.
-Swap = Callable[[str, str], tuple[bool, str]]
+# The shell of the host's commands while a run has the lock. Arguments: folder, run, the shell to become, and its own.
+# Before a user becomes another one, he may not be allowed to read the folder; he cannot write in it then either.
+WRITER = f"""
+d=$1 r=$2 s=$3 held=
+shift 3
+if [ -r "$d/{WRITER_NAME}" ]; then
+  exec 9<"$d/{WRITER_NAME}" && flock -s 9 || exit 1
+  {{ read -r held <"$d/{LOCK_NAME}"; }} 2>/dev/null
+elif [ "$(id -u)" != 0 ]; then
+  exec $s "$@"
+fi
+case $held in
+  *"\\"run\\": \\"$r\\""*) exec $s "$@" ;;
+esac
+m="This run no longer has the lock in $d: another run has taken it, or somebody removed it."
+echo "{{\\"failed\\": true, \\"msg\\": \\"$m So it does nothing more on this host.\\"}}"
+exit 1
+"""
+# Its name in the list of processes, by which it is known again.
+WRITER_LABEL = "inference-service-writer"
+
+# The connections that put the shell into a command line; others take it for the name of a program.
+SHELL_IN_WORDS = ("local", "ssh", "paramiko", "paramiko_ssh")
+
+# Replaces one content of a lock by another and waits so many seconds; returns SWAP's exit code and output.
+Swap = Callable[[str, str, int], tuple[int, str]]
+# Is told what still works on the host, in words, and how many seconds have been waited for it.
+Waiting = Callable[[str, int], None]
 
 # What two owners must share for one of them to know about the other's processes.
 SAME_MACHINE = ("controller", "machine")
@@ -112,25 +173,59 @@ def read_holder(content: str) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {"run": "unreadable"}
 
 
-def take(swap: Swap, me: dict[str, Any], break_it: bool = False) -> dict[str, Any]:
-    """Take the lock and return nothing, or return its holder."""
-    mine, expected = json.dumps(me, sort_keys=True), ""
-    for _ in range(ATTEMPTS):
-        swapped, held = swap(expected, mine)
-        if swapped:
+def describe_work(said: str) -> str:
+    """Return what still works on a host, from SWAP's words: the run that began it, and the process."""
+    content, _, process = said.partition("\n")
+    pid, _, command = process.strip().partition(" ")
+    holder = read_holder(content)
+    owner = f"the run of {describe(holder)}" if holder else "an earlier run"
+    return f"process {pid} ({command.strip()[:100]}), left by {owner}" if pid else f"what was left by {owner}"
+
+
+def take(swap: Swap, me: dict[str, Any], break_it: bool, patience: int, waiting: Waiting) -> dict[str, Any]:
+    """Take the lock, wait until nobody else works on the host, and return nothing; or return its holder."""
+    mine, expected, began = json.dumps(me, sort_keys=True), "", time.monotonic()
+    attempts = ATTEMPTS
+    while attempts:
+        waited = int(time.monotonic() - began)
+        code, said = swap(expected, mine, min(LOOK_SECONDS, max(0, patience - waited)) if expected == mine else 0)
+        if code == 0:
             return {}
-        holder = read_holder(held)
+        if code == BUSY:
+            if expected == mine and waited >= patience:
+                swap(mine, "", 0)
+                raise LockError(
+                    f"The host is still being worked on: waited {waited} s for {describe_work(said)}. "
+                    "Nothing was touched. Let it end, or end it there, then run again; "
+                    "inference_service_lock_timeout says how long to wait."
+                )
+            waiting(describe_work(said), waited)
+            expected = mine
+            continue
+        attempts -= 1
+        holder = read_holder(said)
         if holder and holder.get("run") != me["run"] and not break_it and not provably_dead(holder, me):
             return holder
-        expected = held
+        expected = said
     raise LockError("Other runs write the lock all the time. Wait until they have ended, then run again.")
 
 
 def release(swap: Swap, run: str) -> bool:
     """Give the lock back when the run holds it; return whether it did."""
     # Content that no lock has, to learn what it is.
-    held = swap("?", "")[1]
-    return read_holder(held).get("run") == run and swap(held, "")[0]
+    held = swap("?", "", 0)[1]
+    return read_holder(held).get("run") == run and swap(held, "", 0)[0] == 0
+
+
+def writing_shell(folder: str, run: str, shell: str) -> str:
+    """Return the shell, as Ansible's variable for it takes it, whose commands hold the lock of the kernel."""
+    return shlex.join(["/bin/sh", "-c", WRITER, WRITER_LABEL, folder, run, shell])
+
+
+def plain_shell(shell: str) -> str:
+    """Return the shell that a writing one becomes; another is what it is."""
+    words = shlex.split(shell)
+    return words[-1] if WRITER_LABEL in words else shell
 
 
 class ActionModule(HostScript):
@@ -144,24 +239,33 @@ class ActionModule(HostScript):
                 "state_dir": {"type": "path", "required": True},
                 "state": {"type": "str", "choices": ["taken", "released"], "default": "taken"},
                 "break_lock": {"type": "bool", "default": False},
+                "timeout": {"type": "int", "default": 600},
             }
         )
-        result.update(changed=False, holder={})
+        shell = plain_shell(self._play_context.executable)
+        result.update(changed=False, holder={}, shell=shell)
         if self._task.check_mode:
             return result
-        folder = options["state_dir"]
+        folder, patience = options["state_dir"], options["timeout"]
+        host = str((task_vars or {}).get("inventory_hostname", "the host"))
 
-        def swap(expected: str, new: str) -> tuple[bool, str]:
-            answer = self.run_script(SWAP, [folder, expected, new])
-            if answer.code not in (0, HELD):
+        def swap(expected: str, new: str, seconds: int) -> tuple[int, str]:
+            # Not by the shell that this action is about.
+            answer = self.run_script(SWAP, [folder, expected, new, str(seconds)], executable=shell)
+            if answer.code not in (0, HELD, BUSY):
                 raise LockError(answer.failure(f"The lock in {folder} cannot be written"))
-            return answer.code == 0, answer.output.strip()
+            return answer.code, answer.output.strip()
 
         # A task runs in a process of its own, a child of the playbook's.
         me = this_run(os.getppid())
         try:
             if options["state"] == "taken":
-                result["holder"] = take(swap, me, options["break_lock"])
+                with contextlib.ExitStack() as stack:
+                    result["holder"] = take(
+                        swap, me, options["break_lock"], patience, self._waiting(stack, task_vars, host, patience)
+                    )
+                if self._connection.transport in SHELL_IN_WORDS:
+                    result["shell"] = writing_shell(folder, me["run"], shell)
             else:
                 release(swap, me["run"])
         except LockError as error:
@@ -169,8 +273,23 @@ class ActionModule(HostScript):
         if result["holder"]:
             result.update(
                 failed=True,
-                msg=f"Another run works on this service of {(task_vars or {}).get('inventory_hostname', 'the host')}: "
-                f"{describe(result['holder'])}. Nothing was touched. Wait until it has ended; if you know that it is "
-                "dead, run again with -e inference_service_break_lock=true.",
+                msg=f"Another run works on this service of {host}: {describe(result['holder'])}. Nothing was touched. "
+                "Wait until it has ended; if you know that it is dead, run again with "
+                "-e inference_service_break_lock=true.",
             )
         return result
+
+    def _waiting(
+        self, stack: contextlib.ExitStack, task_vars: dict[str, Any] | None, host: str, patience: int
+    ) -> Waiting:
+        """Return what says that the run waits: once in words, and from then on as progress until the stack is left."""
+        steps: list[Any] = []
+
+        def waiting(work: str, waited: int) -> None:
+            what = f"waits for {work}"
+            if not steps:
+                display.warning(f"{host} {what}; for {patience} s at most.")
+                steps.append(stack.enter_context(self.progress(task_vars, what, patience, "s", at_most=True)))
+            steps[0].say(waited)
+
+        return waiting

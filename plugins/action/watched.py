@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         """What this action uses of Ansible's base class, which ships no types."""
 
         _connection: Any
+        _play_context: Any
         _task: Any
 
         def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 
         def _execute_module(self, **_options: Any) -> dict[str, Any]: ...
 
-        def _low_level_execute_command(self, _command: str) -> dict[str, Any]: ...
+        def _low_level_execute_command(self, _command: str, **_options: Any) -> dict[str, Any]: ...
+
+        def validate_argument_spec(self, _spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            """Check the arguments of a task."""
 
 else:
     from ansible.plugins.action import ActionBase

@@ -42,8 +42,8 @@ elif answers; then
 fi
 
 mkdir -p "$(dirname "$log")"
-# Its own session, and no stream of ours held open: the engine outlives the connection that started it.
-setsid dockerd </dev/null >>"$log" 2>&1 &
+# Its own session, and no stream of ours held open, nor the lock of the run (9): the engine outlives what started it.
+setsid dockerd </dev/null >>"$log" 2>&1 9<&- &
 started=$!
 
 waited=0

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plugins.action.release_lock import (
+    BUSY,
     HELD,
     LOCK_NAME,
     SWAP,
+    WRITER_NAME,
+    LockError,
     Swap,
     describe,
+    plain_shell,
     process_start,
     provably_dead,
     read_holder,
     release,
-    take,
     this_run,
+    writing_shell,
 )
+from plugins.action.release_lock import take as take_and_wait
 
 
 def owner(run: str) -> dict[str, Any]:
@@ -30,20 +40,29 @@ def owner(run: str) -> dict[str, Any]:
     return {**this_run(os.getpid()), "run": run, "owner": "ann@deployer", "since": "2026-01-01T00:00:00Z"}
 
 
-def swap_command(folder: Path, expected: str, new: str) -> list[str]:
+def swap_command(folder: Path, expected: str, new: str, seconds: int = 0) -> list[str]:
     """Return the command that replaces the lock's content where it is the expected one."""
-    return ["sh", "-c", SWAP, "sh", str(folder), expected, new]
+    return ["sh", "-c", SWAP, "sh", str(folder), expected, new, str(seconds)]
 
 
 def on_this_machine(folder: Path) -> Swap:
     """Run the script as an action does, without a connection between."""
 
-    def swap(expected: str, new: str) -> tuple[bool, str]:
-        done = subprocess.run(swap_command(folder, expected, new), capture_output=True, text=True, check=False)
-        assert done.returncode in (0, HELD), done.stderr
-        return done.returncode == 0, done.stdout
+    def swap(expected: str, new: str, seconds: int) -> tuple[int, str]:
+        done = subprocess.run(swap_command(folder, expected, new, seconds), capture_output=True, text=True, check=False)
+        assert done.returncode in (0, HELD, BUSY), done.stderr
+        return done.returncode, done.stdout.strip()
 
     return swap
+
+
+def take(swap: Swap, me: dict[str, Any], break_it: bool = False) -> dict[str, Any]:
+    """Take the lock of a host where nobody works."""
+
+    def waiting(work: str, waited: int) -> None:
+        raise AssertionError(f"waited {waited} s for {work}")
+
+    return take_and_wait(swap, me, break_it, 0, waiting)
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
@@ -67,9 +86,15 @@ class TestLock:
         swap = on_this_machine(tmp_path)
         take(swap, owner("one"))
         assert release(swap, "two") is False
+        (tmp_path / "records").mkdir()
         assert release(swap, "one") is True
-        assert list(tmp_path.iterdir()) == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["records", WRITER_NAME]
         assert release(swap, "one") is False
+
+    def test_a_run_that_did_nothing_else_leaves_nothing(self, tmp_path: Path) -> None:
+        swap = on_this_machine(tmp_path / "state")
+        take(swap, owner("one"))
+        release(swap, "one")
         assert release(on_this_machine(tmp_path / "nothing"), "one") is False
         assert list(tmp_path.iterdir()) == []
 
@@ -79,8 +104,8 @@ class TestLock:
         dead = (tmp_path / LOCK_NAME).read_text().strip()
         assert take(swap, me) == {}
         # A third that saw the same dead run comes too late.
-        swapped, held = swap(dead, json.dumps(owner("three")))
-        assert not swapped
+        code, held = swap(dead, json.dumps(owner("three")), 0)
+        assert code == HELD
         assert read_holder(held) == me
 
     @pytest.mark.parametrize("content", ["{", "[]"])
@@ -101,6 +126,89 @@ class TestLock:
     def test_of_many_at_once_one_wins(self, tmp_path: Path) -> None:
         running = [subprocess.Popen(swap_command(tmp_path, "", str(n))) for n in range(1, 9)]
         assert sorted(process.wait() for process in running) == [0] + [HELD] * 7
+
+
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that a run began on this host and that still works; whoever takes the lock is another run by now."""
+    take(on_this_machine(tmp_path), owner("dead"))
+    shell = writing_shell(str(tmp_path), "dead", "/bin/sh")
+    # As Ansible puts it: a shell, a shell that another user became, and a module that runs a program.
+    module = "import subprocess; print(flush=True); subprocess.run(['sleep', '987'], close_fds=True)"
+    inner = f"{shell} -c {shlex.quote(shlex.join([sys.executable, '-c', module]) + ' && sleep 0')}"
+    command = ["sh", "-c", f"{shell} -c {shlex.quote(inner)}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def as_run(folder: Path, run: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the shell as Ansible does for the run that the shell was made for."""
+    words = f"{writing_shell(str(folder), run, '/bin/sh')} -c {shlex.quote(command)}"
+    return subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+
+
+class TestWriter:
+    def test_a_command_of_the_run_that_has_the_lock_is_what_it_would_be(self, tmp_path: Path) -> None:
+        take(on_this_machine(tmp_path), owner("one"))
+        done = as_run(tmp_path, "one", 'echo "it\'s $((1 + 1))"; echo complaint >&2; exit 7')
+        assert (done.returncode, done.stdout, done.stderr) == (7, "it's 2\n", "complaint\n")
+
+    @pytest.mark.parametrize("content", ["", "{", json.dumps(owner("two"))])
+    def test_a_command_of_another_run_is_refused_in_a_module_s_own_words(self, tmp_path: Path, content: str) -> None:
+        take(on_this_machine(tmp_path), owner("one"))
+        (tmp_path / LOCK_NAME).write_text(content)
+        done = as_run(tmp_path, "one", f"touch {tmp_path}/done")
+        said = json.loads(done.stdout)
+        assert (done.returncode, said["failed"], done.stderr) == (1, True, "")
+        assert "no longer has the lock" in said["msg"]
+        assert not (tmp_path / "done").exists()
+
+    def test_a_lock_that_is_gone_altogether_refuses_too(self, tmp_path: Path) -> None:
+        done = as_run(tmp_path / "gone", "one", "echo done")
+        # Somebody who is not root may just not be allowed to see it: he has yet to become root.
+        assert ("done" in done.stdout) == (os.geteuid() != 0)
+
+    def test_the_shell_that_it_becomes_is_known_again(self) -> None:
+        assert plain_shell(writing_shell("/a b", "it's", "/bin/bash")) == "/bin/bash"
+        assert plain_shell("/bin/sh") == "/bin/sh"
+
+    def test_a_daemon_that_gives_the_lock_up_holds_nothing(self, tmp_path: Path) -> None:
+        swap = on_this_machine(tmp_path)
+        take(swap, owner("one"))
+        pid = int(as_run(tmp_path, "one", "sleep 987 9<&- >/dev/null 2>&1 & echo $!").stdout)
+        assert take(swap, owner("one")) == {}
+        os.kill(pid, signal.SIGKILL)
+
+    def test_who_takes_the_lock_waits_and_learns_for_whom(
+        self, tmp_path: Path, orphan: subprocess.Popen[bytes]
+    ) -> None:
+        said: list[str] = []
+
+        def waiting(work: str, waited: int) -> None:
+            said.append(work)
+            assert read_lock(tmp_path) == owner("two")
+            os.killpg(orphan.pid, signal.SIGKILL)
+
+        assert take_and_wait(on_this_machine(tmp_path), owner("two"), True, 60, waiting) == {}
+        assert re.fullmatch(
+            r"process \d+ \(sleep 987\), left by the run of ann@deployer \(process \d+\) since .*", said[0]
+        )
+
+    def test_who_waits_too_long_gives_the_lock_back(self, tmp_path: Path, orphan: subprocess.Popen[bytes]) -> None:
+        waited: list[int] = []
+        with pytest.raises(
+            LockError, match=r"waited \d+ s for process \d+ \(sleep 987\), left by .* Nothing was touched"
+        ):
+            take_and_wait(on_this_machine(tmp_path), owner("two"), True, 1, lambda _, seconds: waited.append(seconds))
+        assert waited
+        assert not (tmp_path / LOCK_NAME).exists()
+        # The lock was given back while it still works: the next run waits all the same.
+        with pytest.raises(LockError, match="left by the run of ann@deployer"):
+            take_and_wait(on_this_machine(tmp_path), owner("three"), False, 0, lambda *_: None)
+        assert orphan.poll() is None
 
 
 class TestDead:
