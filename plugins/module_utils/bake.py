@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.module_utils import hold
 from ansible.module_utils.haproxy_runtime import live_colour, read_map_file, servers_down, set_live_colour, statistics
-from ansible.module_utils.releases import COLOURS, HOLD, read_json, write_atomically
+from ansible.module_utils.releases import COLOURS, HOLD, ReleaseError, read_json, write_atomically
 
 NOTE = "switch.json"
 # One error in a hundred more than the former release had is one too many.
@@ -112,9 +112,13 @@ def counters_of(content: dict[str, Any]) -> Counters:
 
 def pending(state_dir: Path, colour: str) -> dict[str, Any]:
     """Return the note of a switch to the colour whose bake has not ended, or nothing."""
-    if not (state_dir / NOTE).is_file():
+    try:
+        note = read_json(state_dir / NOTE)
+    except ReleaseError:
+        # Another process may end the bake at any time, and takes the note away.
+        if (state_dir / NOTE).exists():
+            raise
         return {}
-    note = read_json(state_dir / NOTE)
     return note if note.get("to") == colour else {}
 
 
@@ -159,6 +163,6 @@ def bake(state_dir: Path, map_path: str, colour: str, servers: list[str], second
     if went_back:
         set_live(state_dir, map_path, note["from"])
     back = round(time.monotonic() - judged, 4) if went_back else 0.0
-    (state_dir / NOTE).unlink()
+    (state_dir / NOTE).unlink(missing_ok=True)
     took = round(time.monotonic() - started, 2)
     return Outcome(reason, note["from"], went_back, counted.requests, counted.errors, took, back)

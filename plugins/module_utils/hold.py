@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 
@@ -17,8 +19,9 @@ def begin(state_dir: Path) -> None:
 
 def go_on(state_dir: Path) -> None:
     """Say that the run is still at it, if requests are kept waiting at all."""
-    if _sign(state_dir).exists():
-        begin(state_dir)
+    # Another process may end the wait at any time, and then it is not begun anew.
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(_sign(state_dir))
 
 
 def end(state_dir: Path) -> None:

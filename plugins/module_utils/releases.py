@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -60,7 +61,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_records(state_dir: Path) -> list[dict[str, Any]]:
     """Return the records of the host in the order of their sequence numbers."""
     folder = state_dir / "records"
-    found = [read_json(path) for path in folder.glob("*.json")] if folder.is_dir() else []
+    found = []
+    for path in folder.glob("*.json") if folder.is_dir() else []:
+        try:
+            found.append(read_json(path))
+        except ReleaseError:
+            # Another process may have pruned it.
+            if path.exists():
+                raise
     return sorted(found, key=lambda record: int(record.get("sequence", 0)))
 
 
@@ -183,11 +191,17 @@ def write_record(state_dir: Path, record: dict[str, Any]) -> Path:
     """Append a record with the next sequence number and return its path."""
     folder = state_dir / "records"
     folder.mkdir(parents=True, exist_ok=True)
-    records = read_records(state_dir)
-    sequence = int(records[-1]["sequence"]) + 1 if records else 1
-    path = folder / f"{sequence:04d}-{record['release_id']}.json"
-    numbered = {"schema": RECORD_SCHEMA, "sequence": sequence, **record}
-    write_atomically(path, json.dumps(numbered, indent=2, sort_keys=True) + "\n")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Another process that writes one now gets the number after this.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        records = read_records(state_dir)
+        sequence = int(records[-1]["sequence"]) + 1 if records else 1
+        path = folder / f"{sequence:04d}-{record['release_id']}.json"
+        numbered = {"schema": RECORD_SCHEMA, "sequence": sequence, **record}
+        write_atomically(path, json.dumps(numbered, indent=2, sort_keys=True) + "\n")
+    finally:
+        os.close(descriptor)
     return path
 
 
@@ -196,7 +210,7 @@ def prune_records(state_dir: Path, kept: list[str]) -> int:
     old = read_records(state_dir)[:-KEEP_RECORDS]
     gone = [record for record in old if record["release_id"] not in kept]
     for record in gone:
-        (state_dir / "records" / f"{record['sequence']:04d}-{record['release_id']}.json").unlink()
+        (state_dir / "records" / f"{record['sequence']:04d}-{record['release_id']}.json").unlink(missing_ok=True)
     return len(gone)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.acceptance import check_device, check_samples
 from ansible.module_utils.bake import pending
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.deploy_lock import read_lock
 from ansible.module_utils.docker_host import DockerError, Instance, list_instances
 from ansible.module_utils.gateway_state import WANTED_OPTIONS, compare_gateway, read_containers
 from ansible.module_utils.golden import GoldenError, load
@@ -73,6 +74,12 @@ live: {description: Release and colour that get requests, returned: success, typ
 instances: {description: All containers of the service, returned: success, type: list, elements: dict}
 gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
 records: {description: The records of this host in order, returned: success, type: list, elements: dict}
+lock:
+  description: >-
+    Owner, controller and time of the run that has the lock, and whether a process works here for a run (this one's own
+    counts too); empty when there is neither.
+  returned: success
+  type: dict
 unsettled:
   description: What a deploy has to put in order, empty when nothing. Only O(gateway) can show that it is nothing.
   returned: when asked
@@ -237,6 +244,7 @@ def main() -> None:
             "live": {"colour": gateway.colour if serving else "none", "release": live},
             "instances": [instance.as_dict() for instance in instances],
             "records": records,
+            "lock": read_lock(state_dir),
         }
         if planning:
             release = wanted_release(params, state_dir, str(live.get("release_id", "")), records)

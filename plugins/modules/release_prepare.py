@@ -45,15 +45,18 @@ def write_release(folder: Path, files: dict[str, str]) -> bool:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The host's lock is ours: what is half written belongs to a run that died.
     for unfinished in folder.parent.glob(".*"):
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for name, content in files.items():
             write_atomically(staging / name, content)
         staging.chmod(0o755)
         staging.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        # A release never changes, so one that another process wrote meanwhile is this one.
+        if isinstance(error, OSError) and (folder / "release.json").is_file():
+            return False
         raise
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ class TestFiles:
         second = write_record(tmp_path, record(A, previous=B))
         assert [first.name, second.name] == [f"0001-{B}.json", f"0002-{A}.json"]
         assert [item["release_id"] for item in read_records(tmp_path)] == [B, A]
+
+    def test_processes_that_write_at_once_get_numbers_of_their_own(self, tmp_path: Path) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            written = set(pool.map(lambda _: write_record(tmp_path, record(A)).name, range(16)))
+        assert written == {f"{number:04d}-{A}.json" for number in range(1, 17)}
+
+    def test_a_record_that_goes_while_it_is_read_is_no_error(self, tmp_path: Path) -> None:
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / "0001-gone.json").symlink_to(tmp_path / "nothing")
+        assert read_records(tmp_path) == []
 
     def test_order_does_not_depend_on_file_times(self, tmp_path: Path) -> None:
         first = write_record(tmp_path, record(A))

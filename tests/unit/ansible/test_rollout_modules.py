@@ -25,7 +25,7 @@ from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
 from plugins.module_utils.acceptance import check_device, check_samples
-from plugins.module_utils.bake import switch
+from plugins.module_utils.bake import NOTE, bake, switch
 from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
 from plugins.module_utils.haproxy_runtime import (
@@ -344,6 +344,28 @@ class TestGateway:
         assert (done.previous, done.changed) == ("hold-green", True)
         assert done.held == pytest.approx(12, abs=2)
         assert live_map.read_text() == "live blue\n"
+
+    @pytest.mark.parametrize("when", ["before it is read", "while it is watched"])
+    def test_a_bake_that_another_process_ends_is_no_error(self, tmp_path: Path, when: str) -> None:
+        (tmp_path / "run").mkdir()
+        counters = {"requests": 0, "errors": 0, "milliseconds": 0}
+        note = {"from": "green", "to": "blue", "at": time.time(), "before": counters, "former": counters}
+        if when == "while it is watched":
+            (tmp_path / NOTE).write_text(json.dumps(note))
+        else:
+            # What was there when its name was looked for is gone when it is opened.
+            (tmp_path / NOTE).symlink_to(tmp_path / "gone")
+
+        def end_it(*_: object) -> None:
+            (tmp_path / NOTE).unlink(missing_ok=True)
+
+        with answering(tmp_path / "run" / "admin.sock", {"show stat": STAT}):
+            other = threading.Timer(0.2, end_it)
+            other.start()
+            outcome = bake(tmp_path, "/live.map", "blue", ["0"], seconds=1)
+            other.join()
+        assert outcome.reason == ""
+        assert not (tmp_path / NOTE).exists()
 
     def test_a_drained_gateway_says_so(self, admin_socket: Path) -> None:
         assert is_drained(admin_socket, "/conf/drained.map")

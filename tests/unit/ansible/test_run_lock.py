@@ -33,6 +33,7 @@ from plugins.action.release_lock import (
     writing_shell,
 )
 from plugins.action.release_lock import take as take_and_wait
+from plugins.module_utils.deploy_lock import read_lock as lock_facts
 
 
 def owner(run: str) -> dict[str, Any]:
@@ -209,6 +210,32 @@ class TestWriter:
         with pytest.raises(LockError, match="left by the run of ann@deployer"):
             take_and_wait(on_this_machine(tmp_path), owner("three"), False, 0, lambda *_: None)
         assert orphan.poll() is None
+
+
+class TestFacts:
+    def test_a_host_without_a_run_has_no_lock(self, tmp_path: Path) -> None:
+        assert lock_facts(tmp_path) == {}
+
+    def test_the_run_that_has_it_is_named(self, tmp_path: Path) -> None:
+        take(on_this_machine(tmp_path), owner("one"))
+        assert lock_facts(tmp_path) == {
+            "owner": "ann@deployer",
+            "controller": owner("one")["controller"],
+            "since": "2026-01-01T00:00:00Z",
+            "working": False,
+        }
+
+    def test_what_still_works_is_seen_with_and_without_a_lock(
+        self, tmp_path: Path, orphan: subprocess.Popen[bytes]
+    ) -> None:
+        assert lock_facts(tmp_path)["working"]
+        (tmp_path / LOCK_NAME).unlink()
+        assert lock_facts(tmp_path) == {"owner": "", "controller": "", "since": "", "working": True}
+        assert orphan.poll() is None
+
+    def test_a_lock_that_cannot_be_read_is_somebody_s(self, tmp_path: Path) -> None:
+        (tmp_path / LOCK_NAME).write_text("{")
+        assert lock_facts(tmp_path)["owner"] == "somebody unknown"
 
 
 class TestDead:
