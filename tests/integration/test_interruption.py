@@ -60,9 +60,9 @@ class Releases:
 
     def converge(self, folder: Path, version: str) -> None:
         """Run the update to its end and once more: the second changes nothing, and nothing is left over."""
-        run = WatchedRun(self.host, folder, self.update(version)).finish()
+        run = WatchedRun(folder, self.update(version)).finish()
         assert run.code == 0, run.output[-6000:]
-        again = WatchedRun(self.host, folder, self.update(version)).finish()
+        again = WatchedRun(folder, self.update(version)).finish()
         assert (again.code, again.changed) == (0, 0), again.output[-6000:]
         assert self.live == version
         assert self.host.traces() == self.clean
@@ -97,13 +97,13 @@ def test_an_update_killed_after_each_task_loses_nothing_and_is_made_good(
     releases: Releases, photograph: Path, tmp_path: Path
 ) -> None:
     target = releases.next
-    watched = WatchedRun(releases.host, tmp_path, releases.update(target))
+    watched = WatchedRun(tmp_path, releases.update(target))
     assert watched.finish().code == 0
     killed = []
     with LoadClient(releases.host.port, photograph, PAUSE) as client:
         for task in points(watched.ended()):
             target = releases.next
-            run = WatchedRun(releases.host, tmp_path, releases.update(target), stop_after=task.number)
+            run = WatchedRun(tmp_path, releases.update(target), stop_after=task.number)
             assert run.wait_until_stopped().name == task.name
             run.kill()
             assert client.failures == [], f"killed after {task.name}"
@@ -121,7 +121,7 @@ def test_an_update_killed_within_a_long_task_loses_nothing_and_is_made_good(
 ) -> None:
     target = releases.next
     with LoadClient(releases.host.port, photograph, PAUSE) as client:
-        run = WatchedRun(releases.host, tmp_path, releases.update(target))
+        run = WatchedRun(tmp_path, releases.update(target))
         run.wait_until_started(task)
         run.kill()
         releases.converge(tmp_path, target)
@@ -133,7 +133,7 @@ def test_a_run_that_dies_while_requests_wait_is_ended_by_the_keeper(
 ) -> None:
     """The strategy recreate has stopped what served; no further run is needed for it to serve again."""
     host, former, target = releases.host, releases.live, releases.next
-    run = WatchedRun(host, tmp_path, releases.update(target, inference_service_strategy="recreate"))
+    run = WatchedRun(tmp_path, releases.update(target, inference_service_strategy="recreate"))
     run.wait_until_started("Start_candidate | Wait until its model is loaded")
     run.kill()
     died = time.monotonic()
@@ -159,7 +159,7 @@ def test_a_deploy_killed_while_it_brings_the_bundle_leaves_nothing(
     installed = host.state_dir / "bundles" / MODEL
     with LoadClient(host.port, photograph, PAUSE) as client:
         for name in ("Install_bundle | Copy the bundle", "Install_bundle | Let the service's image load it"):
-            run = WatchedRun(host, tmp_path, host.command("deploy", model_bundle_version=version))
+            run = WatchedRun(tmp_path, host.command("deploy", model_bundle_version=version))
             run.wait_until_started(name)
             run.kill()
             assert not (installed / version).exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support.bundles import Workshop
+from tests.integration.support.interruption import WatchedRun
 from tests.integration.support.load import LoadClient, get
 from tests.integration.support.playbooks import Host, docker
 
@@ -78,33 +79,63 @@ def wait_for(path: Path, seconds: float = 180) -> None:
         time.sleep(0.05)
 
 
-def test_a_living_run_keeps_others_away_and_one_that_died_in_its_bake_is_finished(host: Host) -> None:
+def test_a_living_run_keeps_others_away_and_the_bake_that_a_dead_one_left_is_waited_for(
+    host: Host, photograph: Path
+) -> None:
     lock, note = host.state_dir / "deploy.lock", host.state_dir / "gateway" / "switch.json"
     first_release = host.records()[-1]["release_id"]
-    first = host.begin("deploy", model_bundle_version="B", inference_service_bake_seconds=300)
-    try:
-        wait_for(lock)
-        holder = json.loads(lock.read_text())
-        said = " ".join(host.deploy_expecting_failure().split())
-        assert f"{holder['owner']} (process {first.pid}) since {holder['since']}" in said
-        assert "inference_service_break_lock=true" in said
-        assert first.poll() is None
-        wait_for(note)
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    # Nobody recorded the release, and both colours run.
-    assert json.loads(lock.read_text()) == holder
-    assert [record["release_id"] for record in host.records()] == [first_release]
+    first = host.begin("deploy", model_bundle_version="B", inference_service_bake_seconds=15)
+    with LoadClient(host.port, photograph) as client:
+        try:
+            wait_for(lock)
+            holder = json.loads(lock.read_text())
+            said = " ".join(host.deploy_expecting_failure().split())
+            assert f"{holder['owner']} (process {first.pid}) since {holder['since']}" in said
+            assert "inference_service_break_lock=true" in said
+            assert first.poll() is None
+            wait_for(note)
+        finally:
+            # What a lost terminal kills: the module that watches the bake lives on.
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+        # Nobody recorded the release, and both colours run.
+        assert json.loads(lock.read_text()) == holder
+        assert [record["release_id"] for record in host.records()] == [first_release]
 
-    # The dead run's process is provably gone: no help is needed.
-    host.deploy(model_bundle_version="B", inference_service_bake_seconds=1)
+        # The dead run's process is provably gone, so no help is needed; its bake is not gone.
+        run = host.deploy(model_bundle_version="B", inference_service_bake_seconds=1)
+    assert client.failures == []
+    assert f"left by the run of {holder['owner']} (process {first.pid})" in " ".join(run.output.split())
     assert not lock.exists()
     assert not note.exists()
     record = host.records()[-1]
     assert (record["result"], record["bundle"]["version"], record["previous"]) == ("ok", "B", first_release)
     assert host.instance()["Config"]["Labels"]["inference-service.bundle-version"] == "B"
     assert host.deploy(model_bundle_version="B").changed == 0
+
+
+def test_a_candidate_that_a_dead_run_waits_for_is_waited_for(
+    host: Host, photograph: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    live, update = host.instance()["Id"], host.command("deploy", model_bundle_version="A")
+    with LoadClient(host.port, photograph) as client:
+        first = WatchedRun(tmp_path_factory.mktemp("first"), update)
+        first.wait_until_started("Start_candidate | Wait until its model is loaded")
+        instances = (item for item in host.containers() if "inference-service.release" in item["Config"]["Labels"])
+        candidate = next(item["Id"] for item in instances if item["Id"] != live)
+        # Its model does not load before the next run has seen that somebody waits for it.
+        docker("pause", candidate)
+        try:
+            first.lose_controller()
+            second = WatchedRun(tmp_path_factory.mktemp("second"), update)
+            second.wait_until_said("waits for process")
+        finally:
+            docker("unpause", candidate)
+        run = second.finish()
+        assert run.code == 0, run.output[-6000:]
+    assert client.failures == []
+    assert client.model_versions == ["B", "A"]
+    assert host.deploy(model_bundle_version="A").changed == 0
 
 
 def test_a_lock_of_another_controller_is_broken_by_a_variable_only(host: Host) -> None:

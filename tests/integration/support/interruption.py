@@ -1,4 +1,4 @@
-"""Kill a playbook run, and everything that it started, at a task of one's choice."""
+"""Interrupt a playbook run at a task of one's choice: all of it, its controller only, or its connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.integration.support.playbooks import ROOT, Host, Run
+from tests.integration.support.playbooks import ROOT, Run
 
 CALLBACKS = Path(__file__).resolve().parent / "callback"
 POLL_SECONDS = 0.02
@@ -28,9 +28,9 @@ class Task:
 
 
 class WatchedRun:
-    """A playbook run whose tasks are followed. It leads its own process tree, so that all of it can be killed."""
+    """A playbook run whose tasks are followed. It leads a process group and a tree, which both can be killed."""
 
-    def __init__(self, host: Host, folder: Path, command: list[str], stop_after: int = 0) -> None:
+    def __init__(self, folder: Path, command: list[str], stop_after: int = 0) -> None:
         self._log = folder / "tasks.jsonl"
         self._output = folder / "run.log"
         self._log.write_text("")
@@ -45,13 +45,24 @@ class WatchedRun:
         self._stop_after = stop_after
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def finish(self) -> Run:
         """Wait for the end of the run."""
         code = self._process.wait()
-        return Run(code, self._output.read_text(errors="replace"))
+        return Run(code, self.said)
+
+    @property
+    def said(self) -> str:
+        """What the run has said until now."""
+        return self._output.read_text(errors="replace")
 
     def ended(self) -> list[Task]:
         """Return the tasks that ended until now."""
@@ -69,6 +80,16 @@ class WatchedRun:
         """Wait until the task of this name has begun."""
         while all(not entry["task"].endswith(task) for entry in self._entries("start")):
             self._require_alive()
+
+    def wait_until_said(self, words: str) -> None:
+        """Wait until the run has said the words, however its lines are broken."""
+        while words not in " ".join(self.said.split()):
+            self._require_alive()
+
+    def lose_controller(self) -> None:
+        """Kill what the kernel kills with the terminal: the workers have sessions of their own, and live on."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def kill(self) -> None:
         """Kill the run and all of its descendants; they are stopped first, so that none starts another meanwhile."""

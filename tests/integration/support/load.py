@@ -156,9 +156,9 @@ class LoadClient(Answers):
     Use it as a context manager.
     """
 
-    def __init__(self, port: int, photograph: Path, pause: float = 0.02) -> None:
+    def __init__(self, port: int, photograph: Path, pause: float = 0.02, address: str = "127.0.0.1") -> None:
         super().__init__()
-        self._port = port
+        self._address, self._port = address, port
         self._body, self._content_type = multipart(photograph.read_bytes())
         self._pause = pause
         self._stop = threading.Event()
@@ -187,7 +187,7 @@ class LoadClient(Answers):
         connection: http.client.HTTPConnection | None = None
         while not self._stop.is_set():
             if connection is None:
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+                connection = http.client.HTTPConnection(self._address, self._port, timeout=60)
             answer, keep = ask(connection, self._body, self._content_type, fresh)
             self.add(answer)
             if fresh or not keep:
