@@ -33,7 +33,8 @@ display = Display()
 LOCK_NAME = "deploy.lock"
 # What processes lock; its content is the last run that began to work here.
 WRITER_NAME = "writer.lock"
-# Arguments: folder, expected content, new one, seconds; '' stands for no lock. Another content is printed, with code 3.
+# Arguments: folder, expected content, new one, seconds; '' stands for no lock. Another content is printed, with code 3,
+# and in the next line whether a process works here.
 # The kernel ends the lock on the folder with the shell; a reader, or a power cut, sees the old content or the new.
 # With the new content in place it waits so long until no process works here. One that still does is printed, with code
 # 4: the run that began it, its number, and what runs there now, which is the last of its children.
@@ -44,7 +45,11 @@ cd "$1" && exec 9<. && flock 9 || exit 1
 # Whoever had it may have removed the folder with his lock.
 [ . -ef "$1" ] || exit 3
 held=$(cat {LOCK_NAME} 2>/dev/null)
-[ "$held" = "$2" ] || {{ printf %s "$held"; exit 3; }}
+if [ "$held" != "$2" ]; then
+  printf '%s\\n' "$held"
+  if [ -e {WRITER_NAME} ] && exec 8<{WRITER_NAME} && ! flock -n 8; then echo working; fi
+  exit 3
+fi
 if [ -z "$3" ]; then
   rm -f {LOCK_NAME}
   # Nothing is left of a run that did nothing but take the lock.
@@ -182,6 +187,12 @@ def describe_work(said: str) -> str:
     return f"process {pid} ({command.strip()[:100]}), left by {owner}" if pid else f"what was left by {owner}"
 
 
+def split_held(said: str) -> tuple[str, bool]:
+    """Return the content of a lock that another run has, from SWAP's words, and whether a process works there."""
+    content, _, working = said.partition("\n")
+    return content.strip(), bool(working.strip())
+
+
 def take(swap: Swap, me: dict[str, Any], break_it: bool, patience: int, waiting: Waiting) -> dict[str, Any]:
     """Take the lock, wait until nobody else works on the host, and return nothing; or return its holder."""
     mine, expected, began = json.dumps(me, sort_keys=True), "", time.monotonic()
@@ -203,17 +214,17 @@ def take(swap: Swap, me: dict[str, Any], break_it: bool, patience: int, waiting:
             expected = mine
             continue
         attempts -= 1
-        holder = read_holder(said)
+        expected, working = split_held(said)
+        holder = read_holder(expected)
         if holder and holder.get("run") != me["run"] and not break_it and not provably_dead(holder, me):
-            return holder
-        expected = said
+            return {**holder, "working": working}
     raise LockError("Other runs write the lock all the time. Wait until they have ended, then run again.")
 
 
 def release(swap: Swap, run: str) -> bool:
     """Give the lock back when the run holds it; return whether it did."""
     # Content that no lock has, to learn what it is.
-    held = swap("?", "", 0)[1]
+    held, _ = split_held(swap("?", "", 0)[1])
     return read_holder(held).get("run") == run and swap(held, "", 0)[0] == 0
 
 
@@ -271,11 +282,12 @@ class ActionModule(HostScript):
         except LockError as error:
             result.update(failed=True, msg=str(error))
         if result["holder"]:
+            working = "a process of it" if result["holder"]["working"] else "nothing of it"
             result.update(
                 failed=True,
-                msg=f"Another run works on this service of {host}: {describe(result['holder'])}. Nothing was touched. "
-                "Wait until it has ended; if you know that it is dead, run again with "
-                "-e inference_service_break_lock=true.",
+                msg=f"Another run works on this service of {host}: {describe(result['holder'])}; {working} runs there "
+                "at this moment. Nothing was touched. Wait until it has ended; if you know that it is dead, run again "
+                "with -e inference_service_break_lock=true.",
             )
         return result
 

@@ -27,7 +27,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-holder: {description: Who holds the lock instead, returned: always, type: dict}
+holder:
+  description: Who holds the lock instead, and whether a process works on the host at this moment.
+  returned: always
+  type: dict
 shell:
   description: The shell for the host's next commands; the plain one when the lock is given back, and in check mode.
   returned: always

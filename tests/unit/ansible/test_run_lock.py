@@ -74,7 +74,7 @@ class TestLock:
     def test_the_first_takes_it_and_the_second_learns_who_has_it(self, tmp_path: Path) -> None:
         swap = on_this_machine(tmp_path / "it's a state")
         assert take(swap, owner("one")) == {}
-        assert take(swap, owner("two")) == owner("one")
+        assert take(swap, owner("two")) == {**owner("one"), "working": False}
         assert read_lock(tmp_path / "it's a state") == owner("one")
 
     def test_a_run_may_take_its_own_lock_again(self, tmp_path: Path) -> None:
@@ -106,8 +106,7 @@ class TestLock:
         assert take(swap, me) == {}
         # A third that saw the same dead run comes too late.
         code, held = swap(dead, json.dumps(owner("three")), 0)
-        assert code == HELD
-        assert read_holder(held) == me
+        assert (code, read_holder(held)) == (HELD, me)
 
     @pytest.mark.parametrize("content", ["{", "[]"])
     def test_a_lock_that_cannot_be_read_holds_until_it_is_broken(self, tmp_path: Path, content: str) -> None:
@@ -197,6 +196,12 @@ class TestWriter:
         assert re.fullmatch(
             r"process \d+ \(sleep 987\), left by the run of ann@deployer \(process \d+\) since .*", said[0]
         )
+
+    def test_who_is_refused_learns_whether_anything_works_there(
+        self, tmp_path: Path, orphan: subprocess.Popen[bytes]
+    ) -> None:
+        assert take(on_this_machine(tmp_path), owner("two")) == {**owner("dead"), "working": True}
+        assert orphan.poll() is None
 
     def test_who_waits_too_long_gives_the_lock_back(self, tmp_path: Path, orphan: subprocess.Popen[bytes]) -> None:
         waited: list[int] = []
