@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
 
@@ -47,7 +48,11 @@ cd "$1" && exec 9<. && flock 9 || exit 1
 held=$(cat {LOCK_NAME} 2>/dev/null)
 if [ "$held" != "$2" ]; then
   printf '%s\\n' "$held"
-  if [ -e {WRITER_NAME} ] && exec 8<{WRITER_NAME} && ! flock -n 8; then echo working; fi
+  if [ -e {WRITER_NAME} ]; then
+    exec 8<{WRITER_NAME}
+    flock -n 8 || echo working
+    exec 8<&-
+  fi
   exit 3
 fi
 if [ -z "$3" ]; then
@@ -59,8 +64,9 @@ fi
 # The shell's own printf calls a full disk an "I/O error".
 printf '%s\\n' "$3" | cat >.{LOCK_NAME} && sync .{LOCK_NAME} && mv .{LOCK_NAME} {LOCK_NAME} ||
   {{ rm -f .{LOCK_NAME}; exit 1; }}
-exec 8>>{WRITER_NAME} 9<&- || exit 1
-if flock -w "$4" 8; then
+exec 8>>{WRITER_NAME} || exit 1
+# Who only looks has the lock on the folder meanwhile, so that it is not taken for somebody who works.
+if flock -n 8 || {{ exec 9<&- && flock -w "$4" 8; }}; then
   printf '%s\\n' "$3" | cat >{WRITER_NAME}
   exit
 fi
@@ -269,16 +275,14 @@ class ActionModule(HostScript):
 
         # A task runs in a process of its own, a child of the playbook's.
         me = this_run(os.getppid())
+        if options["state"] == "released":
+            return {**result, "released": self._give_back(swap, me["run"], host)}
         try:
-            if options["state"] == "taken":
-                with contextlib.ExitStack() as stack:
-                    result["holder"] = take(
-                        swap, me, options["break_lock"], patience, self._waiting(stack, task_vars, host, patience)
-                    )
-                if self._connection.transport in SHELL_IN_WORDS:
-                    result["shell"] = writing_shell(folder, me["run"], shell)
-            else:
-                release(swap, me["run"])
+            with contextlib.ExitStack() as stack:
+                waiting = self._waiting(stack, task_vars, host, patience)
+                result["holder"] = take(swap, me, options["break_lock"], patience, waiting)
+            if self._connection.transport in SHELL_IN_WORDS:
+                result["shell"] = writing_shell(folder, me["run"], shell)
         except LockError as error:
             result.update(failed=True, msg=str(error))
         if result["holder"]:
@@ -290,6 +294,18 @@ class ActionModule(HostScript):
                 "with -e inference_service_break_lock=true.",
             )
         return result
+
+    @staticmethod
+    def _give_back(swap: Swap, run: str, host: str) -> bool:
+        """Give the lock back where this run has it; that it cannot be done must not hide why the run ends."""
+        try:
+            return release(swap, run)
+        except (LockError, AnsibleConnectionFailure) as error:
+            display.warning(
+                f"{host}: the lock could not be given back. The next run from this controller takes it over by itself, "
+                f"one from another controller with -e inference_service_break_lock=true. The reason: {error}"
+            )
+            return False
 
     def _waiting(
         self, stack: contextlib.ExitStack, task_vars: dict[str, Any] | None, host: str, patience: int

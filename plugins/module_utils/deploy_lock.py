@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def read_lock(state_dir: Path) -> dict[str, Any]:
 
     Nothing when there is neither; a lock that cannot be read is somebody unknown's.
     """
-    working = somebody_works(state_dir / WRITER_NAME)
+    working = somebody_works(state_dir)
     try:
         holder = json.loads((state_dir / LOCK_NAME).read_text(encoding="utf-8"))
         found = {key: str(holder[key]) for key in ("owner", "controller", "since")}
@@ -29,13 +30,21 @@ def read_lock(state_dir: Path) -> dict[str, Any]:
     return {**found, "working": working}
 
 
-def somebody_works(path: Path) -> bool:
-    """Return whether a process holds the kernel's lock on the file."""
+def somebody_works(state_dir: Path) -> bool:
+    """Return whether a process of a run works on the host."""
     try:
-        with path.open("rb") as handle:
+        folder = os.open(state_dir, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Who takes the host's lock has this one meanwhile, and must not take us for somebody who works.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with (state_dir / WRITER_NAME).open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(folder)
     return False

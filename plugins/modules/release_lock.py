@@ -31,6 +31,10 @@ holder:
   description: Who holds the lock instead, and whether a process works on the host at this moment.
   returned: always
   type: dict
+released:
+  description: Whether this run had the lock and gave it back; on a host that cannot be reached it stays.
+  returned: when given back
+  type: bool
 shell:
   description: The shell for the host's next commands; the plain one when the lock is given back, and in check mode.
   returned: always

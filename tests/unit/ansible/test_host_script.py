@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
@@ -190,6 +190,18 @@ class TestActions:
         assert (state / "deploy.lock").is_file()
         assert not run_action("release_lock", over_a_terminal, state_dir=str(state), state="released").get("failed")
         assert not (state / "deploy.lock").exists()
+
+    def test_a_lock_is_given_back_where_it_can_be_and_nothing_fails_for_it(self, tmp_path: Path) -> None:
+        def unreachable(_: str) -> tuple[int, bytes, bytes]:
+            raise AnsibleConnectionFailure("no route to host")
+
+        def refused(_: str) -> tuple[int, bytes, bytes]:
+            return 1, b"\r\nnosudo is not in the sudoers file.\r\n", GOOD_BYE.encode()
+
+        for transport in (over_a_terminal, unreachable, refused):
+            result = run_action("release_lock", transport, state_dir=str(tmp_path / "never"), state="released")
+            assert (result.get("failed"), result.get("unreachable"), result["released"]) == (None, None, False)
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_user_without_rights_is_not_told_to_free_space(self, tmp_path: Path) -> None:
         def refused(_: str) -> tuple[int, bytes, bytes]:
