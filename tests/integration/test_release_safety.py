@@ -6,14 +6,13 @@ The tests run in the order of the file; each starts from release A serving.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from plugins.module_utils.deploy_lock import read_lock
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.interruption import WatchedRun
 from tests.integration.support.load import LoadClient, get
@@ -80,24 +79,23 @@ def wait_for(path: Path, seconds: float = 180) -> None:
 
 
 def test_a_living_run_keeps_others_away_and_the_bake_that_a_dead_one_left_is_waited_for(
-    host: Host, photograph: Path
+    host: Host, photograph: Path, tmp_path: Path
 ) -> None:
     lock, note = host.state_dir / "deploy.lock", host.state_dir / "gateway" / "switch.json"
     first_release = host.records()[-1]["release_id"]
-    first = host.begin("deploy", model_bundle_version="B", inference_service_bake_seconds=15)
+    update = host.command("deploy", model_bundle_version="B", inference_service_bake_seconds=15)
     with LoadClient(host.port, photograph) as client:
-        try:
-            wait_for(lock)
-            holder = json.loads(lock.read_text())
-            said = " ".join(host.deploy_expecting_failure().split())
-            assert f"{holder['owner']} (process {first.pid}) since {holder['since']}" in said
-            assert "inference_service_break_lock=true" in said
-            assert first.poll() is None
-            wait_for(note)
-        finally:
-            # What a lost terminal kills: the module that watches the bake lives on.
-            os.killpg(first.pid, signal.SIGKILL)
-            first.wait()
+        first = WatchedRun(tmp_path, update)
+        wait_for(lock)
+        holder = json.loads(lock.read_text())
+        said = " ".join(host.deploy_expecting_failure().split())
+        assert f"{holder['owner']} (process {first.pid}) since {holder['since']}" in said
+        assert "inference_service_break_lock=true" in said
+        first.wait_until_started("Bake | Watch the new release through the gateway")
+        while not read_lock(host.state_dir)["working"]:
+            time.sleep(0.02)
+        # The module that watches the bake lives on.
+        first.lose_controller()
         # Nobody recorded the release, and both colours run.
         assert json.loads(lock.read_text()) == holder
         assert [record["release_id"] for record in host.records()] == [first_release]
@@ -105,6 +103,7 @@ def test_a_living_run_keeps_others_away_and_the_bake_that_a_dead_one_left_is_wai
         # The dead run's process is provably gone, so no help is needed; its bake is not gone.
         run = host.deploy(model_bundle_version="B", inference_service_bake_seconds=1)
     assert client.failures == []
+    assert client.model_versions == ["A", "B"]
     assert f"left by the run of {holder['owner']} (process {first.pid})" in " ".join(run.output.split())
     assert not lock.exists()
     assert not note.exists()

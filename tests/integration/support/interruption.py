@@ -60,6 +60,11 @@ class WatchedRun:
         return Run(code, self.said)
 
     @property
+    def pid(self) -> int:
+        """The process of the playbook, which leads the group."""
+        return self._process.pid
+
+    @property
     def said(self) -> str:
         """What the run has said until now."""
         return self._output.read_text(errors="replace")
