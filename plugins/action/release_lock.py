@@ -111,8 +111,8 @@ SHELL_IN_WORDS = ("local", "ssh", "paramiko", "paramiko_ssh")
 
 # Replaces one content of a lock by another and waits so many seconds; returns SWAP's exit code and output.
 Swap = Callable[[str, str, int], tuple[int, str]]
-# Is told what still works on the host, in words, and how many seconds have been waited for it.
-Waiting = Callable[[str, int], None]
+# Is told again and again, as long as it does, what still works on the host.
+Waiting = Callable[[str], None]
 
 # What two owners must share for one of them to know about the other's processes.
 SAME_MACHINE = ("controller", "machine")
@@ -216,7 +216,7 @@ def take(swap: Swap, me: dict[str, Any], break_it: bool, patience: int, waiting:
                     "Nothing was touched. Let it end, or end it there, then run again; "
                     "inference_service_lock_timeout says how long to wait."
                 )
-            waiting(describe_work(said), waited)
+            waiting(describe_work(said))
             expected = mine
             continue
         attempts -= 1
@@ -310,14 +310,13 @@ class ActionModule(HostScript):
     def _waiting(
         self, stack: contextlib.ExitStack, task_vars: dict[str, Any] | None, host: str, patience: int
     ) -> Waiting:
-        """Return what says that the run waits: once in words, and from then on as progress until the stack is left."""
-        steps: list[Any] = []
+        """Return what says that the run waits: once in words, and as progress until the stack is left."""
+        said: set[str] = set()
 
-        def waiting(work: str, waited: int) -> None:
-            what = f"waits for {work}"
-            if not steps:
-                display.warning(f"{host} {what}; for {patience} s at most.")
-                steps.append(stack.enter_context(self.progress(task_vars, what, patience, "s", at_most=True)))
-            steps[0].say(waited)
+        def waiting(work: str) -> None:
+            if not said:
+                said.add(work)
+                display.warning(f"{host} waits for {work}; for {patience} s at most.")
+                stack.enter_context(self.progress(task_vars, f"waits for {work}", patience, "s", at_most=True))
 
         return waiting
