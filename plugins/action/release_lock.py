@@ -276,7 +276,7 @@ class ActionModule(HostScript):
         # A task runs in a process of its own, a child of the playbook's.
         me = this_run(os.getppid())
         if options["state"] == "released":
-            return {**result, "released": self._give_back(swap, me["run"], host)}
+            return {**result, **self._give_back(swap, me["run"], host)}
         try:
             with contextlib.ExitStack() as stack:
                 waiting = self._waiting(stack, task_vars, host, patience)
@@ -296,16 +296,19 @@ class ActionModule(HostScript):
         return result
 
     @staticmethod
-    def _give_back(swap: Swap, run: str, host: str) -> bool:
+    def _give_back(swap: Swap, run: str, host: str) -> dict[str, Any]:
         """Give the lock back where this run has it; that it cannot be done must not hide why the run ends."""
+        stays = (
+            f"The lock of {host} could not be given back. The next run from this controller takes it over by itself, one "
+            "from another controller with -e inference_service_break_lock=true. The reason"
+        )
         try:
-            return release(swap, run)
-        except (LockError, AnsibleConnectionFailure) as error:
-            display.warning(
-                f"{host}: the lock could not be given back. The next run from this controller takes it over by itself, "
-                f"one from another controller with -e inference_service_break_lock=true. The reason: {error}"
-            )
-            return False
+            return {"released": release(swap, run)}
+        except LockError as error:
+            display.warning(f"{stays}: {error}")
+            return {"released": False}
+        except AnsibleConnectionFailure as error:
+            return {"released": False, "unreachable": True, "msg": f"{stays}: {error}"}
 
     def _waiting(
         self, stack: contextlib.ExitStack, task_vars: dict[str, Any] | None, host: str, patience: int

@@ -200,7 +200,11 @@ class TestActions:
 
         for transport in (over_a_terminal, unreachable, refused):
             result = run_action("release_lock", transport, state_dir=str(tmp_path / "never"), state="released")
-            assert (result.get("failed"), result.get("unreachable"), result["released"]) == (None, None, False)
+            assert (result.get("failed"), result.get("unreachable")) == (None, transport is unreachable or None)
+            assert result["released"] is False
+            if transport is unreachable:
+                assert "could not be given back" in result["msg"]
+                assert result["msg"].endswith("no route to host")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_user_without_rights_is_not_told_to_free_space(self, tmp_path: Path) -> None:
