@@ -299,8 +299,8 @@ class ActionModule(HostScript):
     def _give_back(swap: Swap, run: str, host: str) -> dict[str, Any]:
         """Give the lock back where this run has it; that it cannot be done must not hide why the run ends."""
         stays = (
-            f"The lock of {host} could not be given back. The next run from this controller takes it over by itself, one "
-            "from another controller with -e inference_service_break_lock=true. The reason"
+            f"The lock of {host} could not be given back. The next run from this controller takes it over by itself, "
+            "one from another controller with -e inference_service_break_lock=true. The reason"
         )
         try:
             return {"released": release(swap, run)}
