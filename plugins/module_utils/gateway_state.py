@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.docker_host import DockerError, run_docker
+from ansible.module_utils.published import GATEWAY, LABEL_COMPOSE_ONE_OFF, LABEL_COMPOSE_SERVICE, Address, published
 
 # The wanted gateway as role gateway describes it.
 WANTED_OPTIONS = {
@@ -18,27 +19,39 @@ WANTED_OPTIONS = {
     "upgrade": {"type": "bool", "default": False},
     "folders": {"type": "dict", "required": True},
     "files": {"type": "dict", "required": True},
+    "bind": {"type": "str", "required": True},
+    "port": {"type": "int", "required": True},
+    "settings": {"type": "str", "required": True},
+    "drain": {"type": "int", "default": 30},
 }
 
 
 @dataclass(frozen=True)
 class Container:
-    """One container of the gateway's Compose project."""
+    """One container of the gateway's Compose project; one that only tries something out is one-off."""
 
     service: str
     running: bool
     image_id: str
     config_hash: str
+    id: str = ""
+    name: str = ""
+    one_off: bool = False
+    addresses: tuple[Address, ...] = ()
 
 
 def parse_container(inspected: dict[str, Any]) -> Container:
     """Turn one object of ``docker inspect`` into a Container."""
     labels = inspected["Config"].get("Labels") or {}
     return Container(
-        service=labels.get("com.docker.compose.service", ""),
+        service=labels.get(LABEL_COMPOSE_SERVICE, ""),
         running=bool(inspected["State"].get("Running")),
         image_id=inspected.get("Image", ""),
         config_hash=labels.get("com.docker.compose.config-hash", ""),
+        id=inspected["Id"],
+        name=inspected["Name"].lstrip("/"),
+        one_off=labels.get(LABEL_COMPOSE_ONE_OFF) == "True",
+        addresses=tuple(published(inspected)),
     )
 
 
@@ -75,8 +88,9 @@ def compare_files(files: dict[str, str]) -> list[str]:
 
 
 def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) -> list[str]:
-    """Return a sentence for each service whose container is missing, stopped, outdated or unwanted."""
-    present = {container.service: container for container in containers}
+    """Return a sentence for each service whose container is missing, stopped, outdated, unwanted or left over."""
+    containers = list(containers)
+    present = {container.service: container for container in reversed(containers) if not container.one_off}
     found = []
     for service, config_hash in wanted.items():
         container = present.get(service)
@@ -86,23 +100,26 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
             found.append(f"the container of {service} is not running")
         elif container.config_hash != config_hash:
             found.append(f"the container of {service} was made from another configuration")
-    return found + [f"the container of {service} is not wanted" for service in sorted(set(present) - set(wanted))]
+    found += [f"the container of {service} is not wanted" for service in sorted(set(present) - set(wanted))]
+    left = [container for container in containers if container not in present.values()]
+    return found + [f"an interrupted run left the container {container.name}" for container in left]
 
 
 def read_containers(project: str) -> list[Container]:
-    """Return the containers of the Compose project, stopped ones included."""
+    """Return the containers of the Compose project, stopped ones included; the gateway in charge comes first."""
     listed = run_docker(["ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]).split()
     inspected = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
-    return [parse_container(item) for item in inspected]
+    found = [parse_container(item) for item in inspected]
+    return sorted(found, key=lambda container: (container.name != project, not container.running, container.name))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the gateway differs from the wanted one, the image that it is to run from, and whether it runs."""
+    """How the gateway differs from the wanted one, the image that it is to run from, and its files with that image."""
 
     differences: list[str]
     image: str
-    running: bool
+    files: dict[str, str]
 
 
 def compare_gateway(wanted: dict[str, Any], containers: Iterable[Container]) -> Comparison:
@@ -111,7 +128,9 @@ def compare_gateway(wanted: dict[str, Any], containers: Iterable[Container]) -> 
     A gateway keeps the image that it runs from unless an upgrade is wanted.
     """
     containers, state_dir, project = list(containers), wanted["state_dir"], f"{wanted['name']}-gateway"
-    gateway = next((container for container in containers if container.service == "gateway"), None)
+    gateway = next(
+        (container for container in containers if container.service == GATEWAY and not container.one_off), None
+    )
     image = gateway.image_id if gateway and not wanted["upgrade"] else wanted["image"]
     files = {
         str(Path(state_dir, name)): content.replace(wanted["image"], image) if wanted["image"] else content
@@ -124,6 +143,8 @@ def compare_gateway(wanted: dict[str, Any], containers: Iterable[Container]) -> 
         if not differences:
             command = ["compose", "--project-name", project, "--project-directory", state_dir, "config", "--hash", "*"]
             differences = compare_containers(containers, parse_config_hashes(run_docker(command)))
+            if gateway and gateway.name != project:
+                differences.append(f"the container of {GATEWAY} is called {gateway.name}")
     except (DockerError, OSError) as error:
         differences.append(f"the gateway cannot be compared: {error}")
-    return Comparison(differences, image, bool(gateway and gateway.running))
+    return Comparison(differences, image, files)

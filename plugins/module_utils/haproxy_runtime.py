@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 MAP_KEY = "live"
@@ -126,3 +128,59 @@ def wait_until_serving(admin_socket: Path, map_path: str, seconds: float) -> str
         if time.monotonic() >= deadline:
             return reason
         time.sleep(0.2)
+
+
+def worker(admin_socket: Path) -> str:
+    """Return the number of the process that answers on the socket; a reload starts another one."""
+    for line in command(admin_socket, "show info").splitlines():
+        name, _, value = line.partition(": ")
+        if name == "Pid":
+            return value
+    raise GatewayError(f"{admin_socket}: no HAProxy answers there")
+
+
+def is_listening(admin_socket: Path) -> bool:
+    """Return whether an HAProxy answers on the socket and its frontends accept connections."""
+    try:
+        rows = csv.DictReader(io.StringIO(command(admin_socket, "show stat").lstrip("# ")))
+        states = {row["status"] for row in rows if row.get("svname") == "FRONTEND"}
+    except GatewayError:
+        return False
+    return states == {"OPEN"}
+
+
+def under_way(table: str) -> int:
+    """Return how many requests of all backends are under way, from the answer to ``show stat``."""
+    rows = csv.DictReader(io.StringIO(table.lstrip("# ")))
+    return sum(int(row["scur"] or 0) + int(row["qcur"] or 0) for row in rows if row.get("svname") == "BACKEND")
+
+
+def finish(admin_socket: Path, stop_accepting: Callable[[], object], seconds: float) -> None:
+    """Let the gateway accept nothing new, and return when no request is under way or the time is over.
+
+    A gateway that stops answers no new connection on its socket, only one that is there already. Connections that
+    clients keep without a request may be cut: waiting for them would keep others away from whatever comes next.
+    """
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        connection.connect(str(admin_socket))
+        connection.sendall(b"prompt\n")
+        _until_prompt(connection)
+        stop_accepting()
+        while time.monotonic() < deadline:
+            connection.sendall(b"show stat\n")
+            if under_way(_until_prompt(connection)) == 0:
+                return
+            time.sleep(0.02)
+
+
+def _until_prompt(connection: socket.socket) -> str:
+    """Return what an interactive connection says up to its next prompt."""
+    said = b""
+    while not said.endswith(b"\n> "):
+        chunk = connection.recv(65536)
+        if not chunk:
+            raise ConnectionError("the gateway closed its admin socket")
+        said += chunk
+    return said[:-2].decode(errors="replace").strip()

@@ -17,6 +17,7 @@ from ansible.module_utils.docker_host import DockerError, Instance, list_instanc
 from ansible.module_utils.gateway_state import WANTED_OPTIONS, compare_gateway, read_containers
 from ansible.module_utils.golden import GoldenError, load
 from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file
+from ansible.module_utils.host_address import refusal
 from ansible.module_utils.releases import (
     Gateway,
     Plan,
@@ -54,7 +55,7 @@ options:
     type: str
     choices: [auto, blue_green, recreate]
     default: auto
-  gateway: {description: The wanted gateway as M(gateway_facts) takes it, type: dict}
+  gateway: {description: The wanted gateway as M(gateway_replace) takes it, type: dict}
   url: {description: Where the gateway answers; needed with O(gateway), type: str}
 author: [The maintainers]
 """
@@ -84,6 +85,7 @@ unsettled:
   description: What a deploy has to put in order, empty when nothing. Only O(gateway) can show that it is nothing.
   returned: when asked
   type: str
+refused: {description: Why the gateway cannot have its address on this host, returned: when asked, type: str}
 verified: {description: Device and prediction of a settled host, returned: when asked, type: dict}
 started: {description: Seconds since the epoch, for the record, returned: success, type: float}
 """
@@ -258,7 +260,11 @@ def main() -> None:
             unsettled = plan.reason
             if not plan.rollout and params["gateway"]:
                 verified, unsettled = examine(params, state_dir, release, plan, records)
-            result.update(release=release, plan=asdict(plan), verified=verified, unsettled=unsettled)
+            refused = ""
+            if unsettled and params["gateway"]:
+                wanted = params["gateway"]
+                refused = refusal(*(wanted[key] for key in ("name", "state_dir", "bind", "port", "settings")))
+            result.update(release=release, plan=asdict(plan), verified=verified, unsettled=unsettled, refused=refused)
             if plan.rollout:
                 # Only a dry run reports the plan as the change; a real one reports it where it happens.
                 result["changed"] = module.check_mode

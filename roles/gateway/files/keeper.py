@@ -9,6 +9,9 @@ restarted. One that was stopped (`docker stop`) ended by itself with exit code 0
 While a run replaces the only instance, the map says `hold-COLOUR`, requests wait, and the run touches a file beside
 the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live.
 
+While a gateway makes way for another one, a file beside the map names it. When that file grows old and no gateway runs
+(the host lost its power at that moment), it is started again.
+
 Usage: keeper.py SERVICE MAP_FILE DOCKER_SOCKET
 """
 
@@ -31,6 +34,9 @@ START_SECONDS = 10.0
 ALIVE_SECONDS = 120.0
 HOLD = "hold-"
 SIGN_OF_LIFE = "hold.alive"
+# Longer than a gateway is away while another one takes its place.
+AWAY_SECONDS = 60.0
+AWAY = "gateway.away"
 KILLED = 128 + signal.SIGKILL
 
 
@@ -127,6 +133,15 @@ class Keeper:
             done.append(("live", colour))
         return done
 
+    def bring_gateway_back(self, identity: str) -> list[tuple[str, str]]:
+        """Start the gateway that made way, unless one runs; return what was done."""
+        labels = [f"inference-service.name={self._service}", "com.docker.compose.service=gateway"]
+        filters = quote(json.dumps({"label": labels}))
+        if self._engine.ask("GET", f"/containers/json?filters={filters}"):
+            return []
+        self._engine.ask("POST", f"/containers/{identity}/start")
+        return [("start", f"{self._service}-gateway")]
+
     def reload_gateway(self) -> None:
         """Let the gateway read its map again; connections stay open."""
         self._engine.ask("POST", f"/containers/{self._service}-gateway/kill?signal=USR2")
@@ -180,6 +195,13 @@ WORDS = {
 
 def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
     """Do what is to be done now; return it as (action, name)."""
+    away = map_file.with_name(AWAY)
+    if away.exists() and time.time() - away.stat().st_mtime > AWAY_SECONDS:
+        # Whatever comes of it, the next try is a while away.
+        away.touch()
+        done = keeper.bring_gateway_back(away.read_text(encoding="utf-8").strip())
+        away.unlink()
+        return done
     colour = live_colour(map_file)
     if not colour.startswith(HOLD):
         return keeper.look(colour, time.monotonic()) if colour else []

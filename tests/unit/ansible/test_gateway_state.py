@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.published import Address
 
 from plugins.module_utils.gateway_state import (
     Container,
@@ -18,8 +20,10 @@ from plugins.module_utils.gateway_state import (
 )
 
 WANTED = {"gateway": "aa", "keeper": "bb"}
-GATEWAY = Container(service="gateway", running=True, image_id="sha256:1", config_hash="aa")
+GATEWAY = Container(service="gateway", running=True, image_id="sha256:1", config_hash="aa", name="svc-gateway")
 KEEPER = Container(service="keeper", running=True, image_id="sha256:1", config_hash="bb")
+FORMER = dataclasses.replace(GATEWAY, running=False, config_hash="cc", name="svc-gateway-gateway-2")
+TRIAL = dataclasses.replace(GATEWAY, one_off=True, name="svc-gateway-trial")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,8 @@ KEEPER = Container(service="keeper", running=True, image_id="sha256:1", config_h
         ([GATEWAY, Container("keeper", False, "sha256:1", "bb")], "the container of keeper is not running"),
         ([GATEWAY, Container("keeper", True, "sha256:1", "cc")], "the container of keeper was made from another"),
         ([GATEWAY, KEEPER, Container("old", True, "sha256:1", "dd")], "the container of old is not wanted"),
+        ([GATEWAY, KEEPER, FORMER], "an interrupted run left the container svc-gateway-gateway-2"),
+        ([GATEWAY, KEEPER, TRIAL], "an interrupted run left the container svc-gateway-trial"),
     ],
 )
 def test_each_way_in_which_a_container_differs_is_named(containers: list[Container], difference: str) -> None:
@@ -43,9 +49,18 @@ def test_containers_in_order_are_no_difference() -> None:
 
 def test_a_container_is_read_from_what_docker_says() -> None:
     labels = {"com.docker.compose.service": "gateway", "com.docker.compose.config-hash": "aa"}
-    inspected = {"Config": {"Labels": labels}, "State": {"Running": True}, "Image": "sha256:1"}
-    assert parse_container(json.loads(json.dumps(inspected))) == GATEWAY
-    assert parse_container({"Config": {"Labels": None}, "State": {}}) == Container("", False, "", "")
+    inspected = {
+        "Id": "0123",
+        "Name": "/svc-gateway",
+        "Config": {"Labels": labels},
+        "State": {"Running": True},
+        "Image": "sha256:1",
+        "HostConfig": {"PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}},
+    }
+    found = parse_container(json.loads(json.dumps(inspected)))
+    assert found == dataclasses.replace(GATEWAY, id="0123", addresses=(Address("127.0.0.1", 8000),))
+    bare = {"Id": "4", "Name": "/x", "Config": {"Labels": None}, "State": {}, "HostConfig": {}}
+    assert parse_container(bare) == Container("", False, "", "", "4", "x")
 
 
 def test_digests_are_read_from_what_compose_says() -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from roles.gateway.files.keeper import (
     ALIVE_SECONDS,
+    AWAY,
+    AWAY_SECONDS,
     HANG_SECONDS,
     SIGN_OF_LIFE,
     START_SECONDS,
@@ -152,7 +154,8 @@ class Machine(Answering):
 
     def do_GET(self) -> None:
         if self.path.startswith("/containers/json"):
-            found = [name for name in self.states if f"inference-service.colour%3D{name}%22" in self.path]
+            kinds = ("inference-service.colour%3D", "compose.service%3D")
+            found = [name for name in self.states if any(f"{kind}{name}%22" in self.path for kind in kinds)]
             self.answer(200, [{"Id": name, "Names": [f"/svc-{name}-0-api-1"]} for name in found])
         else:
             self.answer(200, {"State": self.states[self.path.split("/")[2]]})
@@ -163,8 +166,24 @@ class Machine(Answering):
         if action == "stop":
             self.states[name].update(Status="exited", Health={"Status": "unhealthy"})
         elif action == "start":
-            self.states[name].update(Status="running", Health={"Status": "starting"})
+            self.states.setdefault(name, {}).update(Status="running", Health={"Status": "starting"})
         self.answer(500 if self.states.get("gateway_fails") else 204, None)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, states: dict[str, Any]) -> Iterator[tuple[Keeper, list[str]]]:
+    asked: list[str] = []
+    path = str(tmp_path / "docker.sock")
+    handler = type("Handler", (Machine,), {"states": states, "asked": asked})
+    with socketserver.ThreadingUnixStreamServer(path, handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Keeper(Engine(path), "svc"), asked
+        server.shutdown()
+
+
+def age(path: Path, seconds: float) -> None:
+    path.touch()
+    os.utime(path, (time.time() - seconds,) * 2)
 
 
 class TestAbandoned:
@@ -175,31 +194,17 @@ class TestAbandoned:
         return {"blue": {"Status": "exited", "ExitCode": 0}, "green": dict(HEALTHY)}
 
     @pytest.fixture
-    def machine(self, tmp_path: Path, states: dict[str, Any]) -> Iterator[tuple[Keeper, list[str]]]:
-        asked: list[str] = []
-        path = str(tmp_path / "docker.sock")
-        handler = type("Handler", (Machine,), {"states": states, "asked": asked})
-        with socketserver.ThreadingUnixStreamServer(path, handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield Keeper(Engine(path), "svc"), asked
-            server.shutdown()
-
-    @pytest.fixture
     def map_file(self, tmp_path: Path) -> Path:
         path = tmp_path / "live.map"
         path.write_text("live hold-blue\n")
-        self.age(path, ALIVE_SECONDS * 3)
+        age(path, ALIVE_SECONDS * 3)
         return path
-
-    def age(self, path: Path, seconds: float) -> None:
-        path.touch()
-        os.utime(path, (time.time() - seconds,) * 2)
 
     def test_what_served_is_started_and_made_live_once_it_is_healthy(
         self, machine: Any, states: dict[str, Any], map_file: Path
     ) -> None:
         keeper, asked = machine
-        self.age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
+        age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
         assert look_after(keeper, map_file) == [("stop", "svc-green-0-api-1"), ("start", "svc-blue-0-api-1")]
         assert asked == ["stop green", "start blue"]
         # It loads its model.
@@ -214,15 +219,15 @@ class TestAbandoned:
 
     def test_a_run_that_gives_signs_of_life_is_left_alone(self, machine: Any, map_file: Path) -> None:
         keeper, asked = machine
-        self.age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS - 10)
+        age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS - 10)
         assert look_after(keeper, map_file) == []
         assert asked == []
 
     def test_without_a_sign_the_age_of_the_map_counts(self, machine: Any, map_file: Path) -> None:
         keeper, asked = machine
-        self.age(map_file, ALIVE_SECONDS - 10)
+        age(map_file, ALIVE_SECONDS - 10)
         assert look_after(keeper, map_file) == []
-        self.age(map_file, ALIVE_SECONDS + 1)
+        age(map_file, ALIVE_SECONDS + 1)
         assert look_after(keeper, map_file) != []
         assert asked == ["stop green", "start blue"]
 
@@ -240,7 +245,7 @@ class TestAbandoned:
     ) -> None:
         keeper, _ = machine
         states.update(blue=dict(HEALTHY), green={"Status": "exited"}, gateway_fails={"Status": "exited"})
-        self.age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
+        age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
         with pytest.raises(EngineError, match="USR2"):
             look_after(keeper, map_file)
         assert map_file.read_text() == "live hold-blue\n"
@@ -254,6 +259,54 @@ class TestAbandoned:
         del states["blue"]
         assert look_after(keeper, map_file) == []
         assert asked == []
+
+
+class TestGatewayAway:
+    """The host lost its power while a gateway made way for another one."""
+
+    @pytest.fixture
+    def states(self) -> dict[str, dict[str, Any]]:
+        return {"blue": dict(HEALTHY)}
+
+    @pytest.fixture
+    def map_file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "live.map"
+        path.write_text("live blue\n")
+        (tmp_path / AWAY).write_text("former\n")
+        age(tmp_path / AWAY, AWAY_SECONDS + 1)
+        return path
+
+    def test_it_is_started_again(self, machine: Any, map_file: Path) -> None:
+        keeper, asked = machine
+        assert look_after(keeper, map_file) == [("start", "svc-gateway")]
+        assert asked == ["start former"]
+        assert look_after(keeper, map_file) == []
+
+    def test_a_run_that_is_at_it_is_left_alone(self, machine: Any, map_file: Path) -> None:
+        keeper, asked = machine
+        age(map_file.with_name(AWAY), AWAY_SECONDS - 10)
+        assert look_after(keeper, map_file) == []
+        assert asked == []
+
+    def test_one_that_runs_is_enough(self, machine: Any, states: dict[str, Any], map_file: Path) -> None:
+        keeper, asked = machine
+        states["gateway"] = dict(HEALTHY)
+        assert look_after(keeper, map_file) == []
+        assert asked == []
+        assert not map_file.with_name(AWAY).exists()
+
+    def test_one_that_cannot_be_started_is_tried_again_later(
+        self, machine: Any, states: dict[str, Any], map_file: Path
+    ) -> None:
+        keeper, asked = machine
+        states.update(former={"Status": "exited"}, gateway_fails={"Status": "exited"})
+        with pytest.raises(EngineError):
+            look_after(keeper, map_file)
+        assert look_after(keeper, map_file) == []
+        age(map_file.with_name(AWAY), AWAY_SECONDS + 1)
+        del states["gateway_fails"]
+        assert look_after(keeper, map_file) == [("start", "svc-gateway")]
+        assert asked == ["start former", "start former"]
 
 
 @pytest.mark.parametrize(("content", "colour"), [("live green\n", "green"), ("live none\n", ""), ("", ""), (None, "")])

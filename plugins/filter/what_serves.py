@@ -1,0 +1,34 @@
+"""Filter: what a host serves after something failed, from what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def what_serves(look: Mapping[str, Any], expected: str = "", failed: str = "") -> str:
+    """Return a sentence on what a host serves.
+
+    look is the answer of module release_answers, expected the release that was to go on serving, failed the one that
+    did not get there.
+    """
+    if "answers" not in look:
+        return f"What is served now is not known: {look.get('msg', 'no reason given')}."
+    if not look["answers"]:
+        if not expected:
+            return "It was the first release, so nothing serves; what had been started is removed."
+        return f"NOTHING ANSWERS where release {expected} served: {look['reason']}."
+    release, url = look["release"], look["url"]
+    if release == expected:
+        return f"Release {release} keeps serving at {url}."
+    if release == failed:
+        return f"It stays live at {url}, because the release before is not up."
+    return f"Release {release} ({look['model']} {look['version']}) serves at {url}."
+
+
+class FilterModule:
+    """Makes the filters known to Ansible."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"what_serves": what_serves}

@@ -1,0 +1,356 @@
+"""Replace a gateway: prove the new one first, keep the old one until the new one answers, else put it back.
+
+Compose's file is the only description of the containers. Compose makes the new container beside the old one, and this
+decides which of them runs: where both can have their addresses they overlap, else the old one makes way for the moment
+that the new one needs to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.docker_host import DockerError, last_log_lines, run_docker
+from ansible.module_utils.gateway_state import Container, parse_config_hashes, read_containers
+from ansible.module_utils.haproxy_runtime import GatewayError, finish, is_listening, worker
+from ansible.module_utils.http_client import UnreachableError, request
+from ansible.module_utils.published import GATEWAY, Look, ask
+from ansible.module_utils.releases import write_atomically
+
+COMPOSE_FILE = "docker-compose.yml"
+KEEPER = "keeper"
+MAP = "conf/live.map"
+# What HAProxy reads only when it starts or is told to read it again.
+CONFIGURATION = ("conf/haproxy.cfg", "conf/hold.lua")
+# Names the gateway that makes way, for the keeper (roles/gateway/files/keeper.py).
+AWAY = "conf/gateway.away"
+SOCKET, FORMER_SOCKET = "run/admin.sock", "run/admin.former.sock"
+TRIAL_SECONDS = 15.0
+ANSWER_SECONDS = 20.0
+# How long requests that are under way may keep others waiting for the new gateway.
+MAKE_WAY_SECONDS = 5.0
+LOCK_SECONDS = 180.0
+# How long a container must stay up to count as one that runs.
+STAYS_UP_SECONDS = 1.0
+
+
+class ReplaceError(Exception):
+    """The gateway could not be replaced; the message says why."""
+
+
+@contextlib.contextmanager
+def alone(state_dir: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock of the gateway's folder, which whatever an earlier run left behind may still hold."""
+    deadline = time.monotonic() + seconds
+    with (state_dir / "replace.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise ReplaceError(f"another run has been replacing the gateway for {seconds:.0f} s") from None
+                time.sleep(0.1)
+        yield
+
+
+def make_folders(state_dir: Path, folders: dict[str, int]) -> None:
+    """Make the gateway's folders with their owners, and a map without a live release where there is none."""
+    for name, owner in folders.items():
+        folder = state_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        os.chown(folder, owner, owner)
+    if not (state_dir / MAP).exists():
+        # From here on the switch writes it.
+        write_atomically(state_dir / MAP, "live none\n")
+
+
+class Replacement:
+    """`prove` changes nothing, `steps` lead to the new gateway and `undo` leads back; `retire` ends it."""
+
+    def __init__(self, wanted: dict[str, Any], files: dict[str, str], containers: list[Container]) -> None:
+        self._state = Path(wanted["state_dir"])
+        self._folders = {str(name): int(owner) for name, owner in wanted["folders"].items()}
+        self._project = f"{wanted['name']}-gateway"
+        self._drain = float(wanted["drain"])
+        self._files = {Path(name): content for name, content in files.items()}
+        self._former_files = {
+            path: path.read_text(encoding="utf-8") if path.is_file() else None for path in self._files
+        }
+        self._before = [item for item in containers if item.service == GATEWAY and not item.one_off]
+        self._keeper_before = next((item for item in containers if item.service == KEEPER), None)
+        self._hashes: dict[str, str] = {}
+        self._chosen: Container | None = None
+        self._stopped_at = 0.0
+        self._served = self._look_before()
+        self.gap = 0.0
+
+    def _look_before(self) -> Look:
+        running = [address for item in self._before if item.running for address in item.addresses]
+        return next((found for found in map(ask, running) if found.answers), Look())
+
+    # --- Proving -----------------------------------------------------------------------------------------------------
+
+    def prove(self) -> None:
+        """Start the new gateway once, beside everything and without an address; raise ReplaceError when it does not."""
+        stage, name = self._state / "trial", f"{self._project}-trial"
+        self._clear_trial(stage, name)
+        try:
+            make_folders(stage, self._folders)
+            for path, content in self._files.items():
+                write_atomically(stage / path.relative_to(self._state), content)
+            shutil.copyfile(self._state / MAP, stage / MAP)
+            self._hashes = parse_config_hashes(self._compose("config", "--hash", "*", file=stage / COMPOSE_FILE))
+            self._compose(
+                "run", "--detach", "--no-deps", "--name", name, GATEWAY, file=stage / COMPOSE_FILE, folder=stage
+            )
+            self._wait_until_listening(stage / SOCKET, name)
+        except DockerError as error:
+            raise ReplaceError(f"the new gateway does not start: {error}") from error
+        finally:
+            self._clear_trial(stage, name)
+            if not self._before:
+                self._remove_network()
+
+    def _clear_trial(self, stage: Path, name: str) -> None:
+        with contextlib.suppress(DockerError):
+            run_docker(["rm", "--force", "--volumes", name])
+        shutil.rmtree(stage, ignore_errors=True)
+
+    def _wait_until_listening(self, socket: Path, name: str) -> None:
+        deadline = time.monotonic() + TRIAL_SECONDS
+        while not is_listening(socket):
+            state: dict[str, Any] = json.loads(run_docker(["inspect", "--format", "{{json .State}}", name]))
+            if not state["Running"] or time.monotonic() >= deadline:
+                how = "does not listen" if state["Running"] else f"ended with exit code {state['ExitCode']}"
+                said = "\n".join(last_log_lines(name)) or "nothing"
+                raise ReplaceError(f"the new gateway {how}. It said:\n{said}")
+            time.sleep(0.05)
+
+    # --- Replacing ---------------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Callable[[], None]]:
+        """Return what leads to the new gateway, in order. Until `retire` begins, `undo` leads back from anywhere."""
+        return [self.install, self.replace_keeper, self.make, self.make_way, self.start, self.require_answer]
+
+    def install(self) -> None:
+        """Write the new files."""
+        for path, content in self._files.items():
+            write_atomically(path, content)
+
+    def replace_keeper(self) -> None:
+        """Bring the keeper to its new description; what serves does not need it meanwhile."""
+        self._compose_keeper()
+        keeper = next((item for item in read_containers(self._project) if item.service == KEEPER), None)
+        if keeper is None or (
+            self._keeper_before and keeper.id == self._keeper_before.id and self._keeper_before.running
+        ):
+            return
+        time.sleep(STAYS_UP_SECONDS)
+        state = json.loads(run_docker(["inspect", "--format", "{{json .State}}", keeper.id]))
+        if state["Status"] != "running":
+            said = "\n".join(last_log_lines(keeper.id))
+            raise ReplaceError(f"the new keeper does not run: exit code {state['ExitCode']}. It said:\n{said}")
+
+    def make(self) -> None:
+        """Choose the container that is to serve: one that is as wanted, else a new one that does not run yet."""
+        self._chosen = next((item for item in self._before if item.config_hash == self._hashes[GATEWAY]), None)
+        if self._chosen is None:
+            count = str(len(self._before) + 1)
+            self._compose("up", "--no-start", "--no-recreate", "--no-deps", "--scale", f"{GATEWAY}={count}", GATEWAY)
+            known = {item.id for item in self._before}
+            made = [item for item in read_containers(self._project) if item.service == GATEWAY and item.id not in known]
+            self._chosen = next(item for item in made if not item.one_off)
+
+    def make_way(self) -> None:
+        """Stop an old one that has the address of the new one: the moment without an answer begins."""
+        chosen = self._require_chosen()
+        if chosen.running:
+            return
+        if self._others(running=True) and (self._state / SOCKET).exists():
+            # The new one puts its own socket in this one's place.
+            (self._state / FORMER_SOCKET).unlink(missing_ok=True)
+            os.link(self._state / SOCKET, self._state / FORMER_SOCKET)
+        for item in self._others(running=True):
+            if any(mine.overlaps(its) for mine in chosen.addresses for its in item.addresses):
+                write_atomically(self._state / AWAY, f"{item.id}\n")
+                self._stopped_at = time.monotonic()
+                self._stop(item)
+
+    def start(self) -> None:
+        """Start the chosen one, or let it read its new configuration if it runs."""
+        chosen = self._require_chosen()
+        if not chosen.running:
+            run_docker(["start", chosen.id])
+        elif self._reads_another():
+            self._reload(chosen)
+
+    def require_answer(self) -> None:
+        """Wait until the new gateway answers at its address as the old one did."""
+        chosen, deadline = self._require_chosen(), time.monotonic() + ANSWER_SECONDS
+        waiting = dict.fromkeys(chosen.addresses, "")
+        while waiting:
+            for address in list(waiting):
+                waiting[address] = self._missing(address.url)
+                if not waiting[address]:
+                    del waiting[address]
+            if waiting and time.monotonic() >= deadline:
+                raise ReplaceError(f"the new gateway does not answer: {next(iter(waiting.values()))}")
+            time.sleep(0.02 if waiting else 0)
+        if self._stopped_at:
+            self.gap = time.monotonic() - self._stopped_at
+
+    def _missing(self, url: str) -> str:
+        """Return what is wrong with the answer at the url, '' when it is as good as the old gateway's."""
+        try:
+            answer = request(f"{url}/health/ready", timeout=5)
+        except UnreachableError as error:
+            return str(error)
+        if self._served.answers and answer.status != 200:
+            return f"{url} answers {answer.status}: {answer.excerpt()}"
+        return ""
+
+    def retire(self) -> None:
+        """End what the new gateway took the place of. From here on the new one is the gateway, whatever happens."""
+        for name in (AWAY, FORMER_SOCKET):
+            (self._state / name).unlink(missing_ok=True)
+        chosen = self._require_chosen()
+        for item in self._others():
+            if item.running:
+                with contextlib.suppress(DockerError):
+                    run_docker(["stop", "-t", str(int(self._drain)), item.id])
+            run_docker(["rm", "--force", item.id])
+        if chosen.name != self._project:
+            run_docker(["rename", chosen.id, self._project])
+
+    # --- Going back --------------------------------------------------------------------------------------------------
+
+    def undo(self) -> str:
+        """Make everything what it was, from wherever the steps got to; return what could not be put back, or ''."""
+        problems = [problem for problem in map(self._try, self._ways_back()) if problem]
+        return "; ".join(problems)
+
+    def _ways_back(self) -> list[Callable[[], None]]:
+        return [
+            self._remove_new,
+            self._restore_files,
+            self._restore_socket,
+            self._restart,
+            self._restore_keeper,
+            self._wait,
+        ]
+
+    def _try(self, step: Callable[[], None]) -> str:
+        try:
+            step()
+        except (DockerError, GatewayError, ReplaceError, OSError) as error:
+            return str(error)
+        return ""
+
+    def _remove_new(self) -> None:
+        known = {item.id for item in self._before}
+        for item in read_containers(self._project):
+            if item.service == GATEWAY and item.id not in known:
+                run_docker(["rm", "--force", "--volumes", item.id])
+
+    def _restore_files(self) -> None:
+        for path, content in self._former_files.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, content)
+
+    def _restore_socket(self) -> None:
+        if (self._state / FORMER_SOCKET).exists():
+            (self._state / FORMER_SOCKET).replace(self._state / SOCKET)
+
+    def _restart(self) -> None:
+        running = {item.id for item in read_containers(self._project) if item.running}
+        for item in self._before:
+            if item.running and item.id not in running:
+                run_docker(["start", item.id])
+            elif not item.running and item.id in running:
+                run_docker(["stop", item.id])
+            elif item.running and self._reads_another():
+                run_docker(["kill", "--signal", "USR2", item.id])
+        (self._state / AWAY).unlink(missing_ok=True)
+
+    def _restore_keeper(self) -> None:
+        if not self._before and self._keeper_before is None:
+            self._remove_network()
+        elif (self._state / COMPOSE_FILE).is_file():
+            self._compose_keeper()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while self._served.answers:
+            missing = self._missing(self._served.url)
+            if not missing:
+                return
+            if time.monotonic() >= deadline:
+                raise ReplaceError(missing)
+            time.sleep(0.05)
+
+    # --- Parts -------------------------------------------------------------------------------------------------------
+
+    def _reads_another(self) -> bool:
+        """Return whether a gateway that runs on has another configuration to read."""
+        paths = [self._state / name for name in CONFIGURATION]
+        return any(self._former_files.get(path) != self._files.get(path) for path in paths)
+
+    def _require_chosen(self) -> Container:
+        if self._chosen is None:
+            raise ReplaceError("no container was made")
+        return self._chosen
+
+    def _others(self, running: bool = False) -> list[Container]:
+        chosen = self._require_chosen()
+        return [item for item in self._before if item.id != chosen.id and (item.running or not running)]
+
+    def _stop(self, item: Container) -> None:
+        """Stop a gateway as soon as the requests that it has are answered."""
+        finish(self._state / SOCKET, lambda: run_docker(["kill", "--signal", "USR1", item.id]), MAKE_WAY_SECONDS)
+        run_docker(["stop", "-t", "0", item.id])
+
+    def _reload(self, item: Container) -> None:
+        socket = self._state / SOCKET
+        try:
+            before = worker(socket)
+        except GatewayError as error:
+            raise ReplaceError(f"the running gateway cannot be told of its new configuration: {error}") from error
+        deadline = time.monotonic() + TRIAL_SECONDS
+        run_docker(["kill", "--signal", "USR2", item.id])
+        while True:
+            with contextlib.suppress(GatewayError):
+                if worker(socket) != before:
+                    return
+            if time.monotonic() >= deadline:
+                raise ReplaceError("the gateway did not read its new configuration")
+            time.sleep(0.05)
+
+    def _compose(self, *arguments: str, file: Path | None = None, folder: Path | None = None) -> str:
+        place = ["--project-directory", str(folder or self._state), "--file", str(file or self._state / COMPOSE_FILE)]
+        said: str = run_docker(["compose", "--project-name", self._project, *place, *arguments])
+        return said
+
+    def _compose_keeper(self) -> None:
+        """Run the keeper that the Compose file in place describes, or none."""
+        if KEEPER in parse_config_hashes(self._compose("config", "--hash", "*")):
+            self._compose("up", "--detach", "--no-deps", KEEPER)
+            return
+        for item in read_containers(self._project):
+            if item.service == KEEPER:
+                run_docker(["rm", "--force", item.id])
+
+    def _remove_network(self) -> None:
+        """Remove the network that the first gateway of a service brought, unless an instance is on it."""
+        with contextlib.suppress(DockerError):
+            run_docker(["compose", "--project-name", self._project, "down"])

@@ -1,0 +1,178 @@
+"""A gateway is replaced so that somebody answers all the while, or not at all; a killed run leaves one that serves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.support.load import Answers, LoadClient
+from tests.integration.support.playbooks import ROOT, Host, docker, free_port
+
+# Before each of them a replacement is killed.
+STEPS = ("install", "replace_keeper", "make", "make_way", "start", "require_answer")
+FILES = ("conf/haproxy.cfg", "conf/hold.lua", "keeper/keeper.py", "docker-compose.yml")
+LIMIT = ("mem_limit: 512m", "mem_limit: 500m")
+
+
+@pytest.fixture(scope="module")
+def serving(host: Host) -> Host:
+    """The host with release A live."""
+    host.deploy()
+    return host
+
+
+def gateway(host: Host) -> dict[str, Any]:
+    """Return the inspection of the gateway; there is no other, it has its name, and the keeper is beside it."""
+    project = f"--filter=label=com.docker.compose.project={host.name}-gateway"
+    names = docker("ps", "--all", "--format={{.Names}}", project).split()
+    assert sorted(names) == [f"{host.name}-gateway", f"{host.name}-keeper"]
+    found: dict[str, Any] = json.loads(docker("inspect", f"{host.name}-gateway"))[0]
+    return found
+
+
+def require_seamless(old: Answers, new: Answers) -> None:
+    """Require that every request is answered at the new address from the first one on that fails at the old one."""
+    moved = min((item.at for item in old.failures), default=float("inf"))
+    assert [item for item in new.failures if item.at >= moved] == []
+    assert [item for item in old.answers if item.at < moved]
+    assert new.answers[-1].status == 200
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a replacement said: how the gateway differed, and why it was not replaced."""
+
+    differences: list[str]
+    failed: str
+
+
+class Description:
+    """The gateway of a host as it is, to be replaced by one with another text in its Compose file."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        state = host.state_dir / "gateway"
+        self._path = folder / "wanted.json"
+        self._files = {name: (state / name).read_text() for name in FILES}
+        self._wanted = {
+            "name": host.name,
+            "state_dir": str(state),
+            "image": gateway(host)["Image"],
+            "upgrade": False,
+            "folders": {"conf": 0, "keeper": 0, "run": 1000},
+            "drain": 5,
+        }
+
+    def replace(self, before: str = "", after: str = "", killed_before: str = "") -> Outcome:
+        """Replace the gateway, and be killed before a step if one is named."""
+        compose = self._files["docker-compose.yml"]
+        assert before in compose
+        files = {**self._files, "docker-compose.yml": compose.replace(before, after)}
+        self._path.write_text(json.dumps({**self._wanted, "files": files}))
+        command = [sys.executable, "-m", "tests.integration.support.killed_replacement", str(self._path), killed_before]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == (-9 if killed_before else 0), done.stderr
+        return Outcome(**json.loads(done.stdout)) if done.stdout else Outcome([], "")
+
+
+@pytest.fixture
+def description(serving: Host, tmp_path: Path) -> Description:
+    return Description(serving, tmp_path)
+
+
+def test_it_answers_at_another_port_or_address_before_it_leaves_the_old_one(serving: Host, photograph: Path) -> None:
+    port, other = free_port(), "127.0.0.2"
+    with LoadClient(serving.port, photograph) as old, LoadClient(port, photograph) as new:
+        serving.deploy(inference_service_port=port)
+    require_seamless(old, new)
+    assert serving.deploy(inference_service_port=port).changed == 0
+    with LoadClient(port, photograph) as old, LoadClient(serving.port, photograph, address=other) as new:
+        serving.deploy(inference_service_bind=other)
+    require_seamless(old, new)
+    with LoadClient(serving.port, photograph, address=other) as old, LoadClient(serving.port, photograph) as new:
+        serving.deploy()
+    require_seamless(old, new)
+    gateway(serving)
+
+
+def test_one_that_is_killed_while_it_moves_loses_nothing(
+    serving: Host, photograph: Path, description: Description
+) -> None:
+    before, move = gateway(serving), (f":{serving.port}:", f":{free_port()}:")
+    with LoadClient(serving.port, photograph) as client:
+        for step in STEPS:
+            description.replace(*move, killed_before=step)
+            # The next run waits for the process that puts things back, and finds nothing to do.
+            assert description.replace() == Outcome([], ""), f"killed before {step}"
+            assert gateway(serving)["Id"] == before["Id"]
+    assert client.failures == []
+    assert serving.deploy().changed == 0
+
+
+def test_one_that_is_killed_when_the_new_one_has_taken_over_is_completed(
+    serving: Host, description: Description
+) -> None:
+    before, move = gateway(serving), (f":{serving.port}:", f":{free_port()}:")
+    description.replace(*move, killed_before="retire")
+    left, another = description.replace(*move).differences
+    assert left.startswith("the container of gateway was made from another")
+    assert another.startswith("an interrupted run left the container ")
+    assert gateway(serving)["Id"] != before["Id"]
+    assert description.replace(*move) == Outcome([], "")
+    assert description.replace().failed == ""
+    gateway(serving)
+
+
+def test_an_address_that_is_taken_at_the_last_moment_costs_nothing(
+    serving: Host, photograph: Path, description: Description
+) -> None:
+    before = gateway(serving)
+    with socket.create_server(("127.0.0.1", 0)) as taken, LoadClient(serving.port, photograph) as client:
+        outcome = description.replace(f":{serving.port}:", f":{taken.getsockname()[1]}:")
+    assert "address already in use" in outcome.failed
+    assert outcome.failed.endswith("What was there before is back.")
+    assert client.failures == []
+    assert gateway(serving)["Id"] == before["Id"]
+    assert description.replace() == Outcome([], "")
+
+
+@pytest.mark.trial
+def test_one_that_is_killed_in_place_of_the_old_one_brings_that_back(
+    serving: Host, photograph: Path, description: Description
+) -> None:
+    """The new one can have its address only when the old one has left it: what is lost is printed."""
+    before = gateway(serving)
+    for step in STEPS:
+        with LoadClient(serving.port, photograph) as client:
+            description.replace(*LIMIT, killed_before=step)
+            assert description.replace() == Outcome([], ""), f"killed before {step}"
+        print(f"killed before {step}: {client}")
+        assert client.answers[-1].status == 200
+        assert gateway(serving)["Id"] == before["Id"]
+        assert STEPS.index(step) > STEPS.index("make_way") or client.failures == []
+
+
+@pytest.mark.trial
+def test_another_image_takes_the_place_of_the_old_one(serving: Host, photograph: Path) -> None:
+    tag, image = f"{serving.name}:gateway", gateway(serving)["Image"]
+    # A build finds it by a name only.
+    docker("tag", image, tag)
+    docker("build", "--tag", tag, "--file=-", str(ROOT / "tests"), stdin=f"FROM {tag}\nLABEL another=one\n")
+    references = {"inference_image_strategy": "pull", "inference_image_reference": serving.instance()["Image"]}
+    upgrade = {**references, "inference_image_gateway_reference": tag, "gateway_upgrade": True}
+    try:
+        with LoadClient(serving.port, photograph) as client:
+            serving.deploy(**upgrade)
+        print(f"another image in its place: {client}")
+        assert client.answers[-1].status == 200
+        assert gateway(serving)["Image"] != image
+        # It keeps the image that it has, whatever a later deploy brings.
+        assert serving.deploy().changed == 0
+    finally:
+        docker("image", "rm", "--force", tag)

@@ -1,0 +1,32 @@
+"""What is said of a host after a failure comes from what it answered."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from plugins.filter.what_serves import what_serves
+from plugins.module_utils.published import Look
+
+LIVE = dataclasses.asdict(Look(True, "http://127.0.0.1:8000", "127.0.0.1", 8000, "aa", "small", "A"))
+SILENT = dataclasses.asdict(Look(reason="http://127.0.0.1:8000: refused"))
+
+
+@pytest.mark.parametrize(
+    ("look", "expected", "said"),
+    [
+        (LIVE, "aa", "Release aa keeps serving at http://127.0.0.1:8000."),
+        (LIVE, "bb", "Release aa (small A) serves at http://127.0.0.1:8000."),
+        (LIVE, "", "Release aa (small A) serves at http://127.0.0.1:8000."),
+        (SILENT, "aa", "NOTHING ANSWERS where release aa served: http://127.0.0.1:8000: refused."),
+        (SILENT, "", "It was the first release, so nothing serves; what had been started is removed."),
+        ({"msg": "the engine is gone"}, "aa", "What is served now is not known: the engine is gone."),
+    ],
+)
+def test_each_look_has_its_sentence(look: dict[str, object], expected: str, said: str) -> None:
+    assert what_serves(look, expected) == said
+
+
+def test_a_release_that_stays_although_it_failed_is_named_as_such() -> None:
+    assert what_serves({**LIVE, "release": "cc"}, "aa", "cc").startswith("It stays live at http://127.0.0.1:8000")
