@@ -179,9 +179,8 @@ class Track:
     last: float = 0.0
     changes: int = 0
     notes: list[str] = field(default_factory=list)
-    # Sentence and begin of the task that runs.
+    # The sentence of the task that runs.
     task: str = ""
-    since: float = 0.0
     # When the one before ended, and when something was last shown of the host.
     idle: float = 0.0
     said: float = 0.0
@@ -193,30 +192,61 @@ class Track:
     known: set[str] = field(default_factory=set)
 
 
-class Foot:
-    """The last lines of a terminal, rewritten in place.
+class Beside:
+    """A stream whose writer first gets the foot of the terminal out of its way."""
 
-    The cursor rests above them, on a line left free, so that what anybody else prints goes there and not into them.
-    """
+    def __init__(self, stream: Any, before: Callable[[], None]) -> None:
+        self._stream, self._before = stream, before
+
+    def write(self, text: str) -> int:
+        """Write below everything that stays."""
+        self._before()
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Foot:
+    """The last lines of a terminal, rewritten in place until somebody writes; the cursor rests where they begin."""
 
     def __init__(self, display: Any) -> None:
         self._display = display
+        self._streams = sys.stdout, sys.stderr
         self._drawn = False
 
+    def begin(self) -> None:
+        """Make way for whatever this process prints; the processes of tasks have streams of their own."""
+        sys.stdout, sys.stderr = (Beside(stream, self.erase) for stream in self._streams)
+
+    def end(self) -> None:
+        """Leave the terminal as others know it."""
+        self.erase()
+        sys.stdout, sys.stderr = self._streams
+
     def draw(self, lines: list[str]) -> None:
-        """Put these lines there, as far as the terminal has room."""
+        """Show these lines, as far as the terminal has room."""
         columns, rows = shutil.get_terminal_size()
-        shown = [line[: columns - 1] for line in lines[: max(0, rows - 2)]]
-        if shown or self._drawn:
-            below = "".join(f"\n{line}" for line in shown) + (f"\x1b[{len(shown)}A" if shown else "")
-            self._write(f"\r\x1b[J{below}\r")
-        self._drawn = bool(shown)
+        shown = [line[: columns - 1] for line in lines[: max(0, rows - 1)]]
+        up = f"\x1b[{len(shown) - 1}A" if len(shown) > 1 else ""
+        # A process is never forked while somebody holds this lock, and nobody prints.
+        with self._display._lock:
+            self.erase()
+            if shown:
+                self._write("\n".join(shown) + up + "\r")
+            self._drawn = bool(shown)
+
+    def erase(self) -> None:
+        """Remove the lines."""
+        with self._display._lock:
+            if self._drawn:
+                self._drawn = False
+                self._write("\r\x1b[J")
 
     def _write(self, text: str) -> None:
-        # A process is never forked while somebody holds this lock.
-        with self._display._lock, contextlib.suppress(OSError, ValueError):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            self._streams[0].write(text)
+            self._streams[0].flush()
 
 
 def for_people(method: Callable[..., None]) -> Callable[..., None]:
@@ -265,6 +295,8 @@ class CallbackModule(DefaultCallback):
             self._progress.mkdir(mode=0o700, exist_ok=True)
             os.environ[Watched.folder_variable] = str(self._progress)
         atexit.register(self._end)
+        if self._foot:
+            self._foot.begin()
         threading.Thread(target=self._tick, daemon=True).start()
 
     @for_people
@@ -314,9 +346,7 @@ class CallbackModule(DefaultCallback):
             track.phase, track.began, track.last = phase, now, 0.0
         if not track.task and now - track.idle > TICK:
             track.said = now
-        # A question to the person at the terminal must not be written over.
-        asks = task.action.rpartition(".")[2] == "pause"
-        track.task, track.since = "" if asks else self._sentence(task), now
+        track.task = self._sentence(task)
 
     @for_people
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -408,7 +438,10 @@ class CallbackModule(DefaultCallback):
         track = self._track(result.host.get_name())
         if not track.phase:
             track.phase, track.began = self._phase(result.task), time.monotonic()
-        track.last = self._idle(track)
+        idle = self._idle(track)
+        # What is only said takes no time, and is no phase.
+        if result.task.action not in constants._ACTION_DEBUG:
+            track.last = idle
         return track
 
     def _idle(self, track: Track) -> float:
@@ -483,6 +516,9 @@ class CallbackModule(DefaultCallback):
         phase, notes, changes = track.phase, track.notes, track.changes
         seconds = max(0.0, track.last - track.began)
         track.phase, track.notes, track.changes = "", [], 0
+        if not track.last and notes:
+            self._flush(track)
+            self._say(f"{self._name(track)}{'; '.join(notes)}")
         if not phase or not track.last:
             return
         entry = f"{mark} {phase} {clock(seconds)}"
@@ -519,8 +555,6 @@ class CallbackModule(DefaultCallback):
         track.said = time.monotonic()
 
     def _say(self, text: str, color: str | None = None, stderr: bool = False) -> None:
-        if self._foot:
-            self._foot.draw([])
         self._display.display(text, color=color, stderr=stderr)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -544,16 +578,15 @@ class CallbackModule(DefaultCallback):
 
     def _doing(self, track: Track, steps: dict[str, dict[str, Any]], now: float) -> str:
         step = steps.get(track.host)
-        if step:
-            return f"{step['what']} {amount(step, now)}"
-        return f"{track.task}, {clock(now - track.since)}"
+        words = f"{step['what']} {amount(step, now)}" if step else track.task
+        return f"{track.phase} {clock(now - track.began)}: {words}"
 
     def _under_way(self, now: float) -> list[str]:
         """Return a line for each host that does something: its short phases, and how far it is with this one."""
         steps, busy = self._steps(), [track for track in self._tracks.values() if track.task]
         lines, columns = [], shutil.get_terminal_size().columns
         for track in busy[:MOST_LIVE]:
-            doing = f"{'⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏'[int(now / TICK) % 10]} {track.phase}: {self._doing(track, steps, now)}"
+            doing = f"{'⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏'[int(now / TICK) % 10]} {self._doing(track, steps, now)}"
             line = self._name(track) + "   ".join([*track.waiting, doing])
             lines.append(line if len(line) < columns else self._name(track) + doing)
         return [*lines, *([f"and {len(busy) - MOST_LIVE} more hosts"] if len(busy) > MOST_LIVE else [])]
@@ -567,7 +600,7 @@ class CallbackModule(DefaultCallback):
         for track in silent:
             self._flush(track)
         for track in silent[:MOST_LIVE]:
-            self._say(f"{self._name(track)}… {track.phase}: {self._doing(track, steps, now)}")
+            self._say(f"{self._name(track)}… {self._doing(track, steps, now)}")
         if len(silent) > MOST_LIVE:
             self._say(f"… and {len(silent) - MOST_LIVE} more hosts")
 
@@ -583,4 +616,4 @@ class CallbackModule(DefaultCallback):
             for track in self._tracks.values():
                 self._flush(track)
             if self._foot:
-                self._foot.draw([])
+                self._foot.end()
