@@ -18,7 +18,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
         """What this action uses of Ansible's base class, which ships no types."""
 
         _connection: Any
+        _loader: Any
         _play_context: Any
+        _shared_loader_obj: Any
         _task: Any
+        _templar: Any
 
         def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
             """Prepare the result of a task."""
@@ -120,11 +123,12 @@ class ActionModule(ActionBase):
         total: float = 0,
         unit: str = "",
         at_most: bool = False,
-        look: str = "",
+        look: str | Callable[[], str] = "",
     ) -> Iterator[Progress]:
         """Tell how far a step is while it lasts.
 
-        The look is a shell command that prints a line as ANSWER has it; it runs on the task's host every LOOK_SECONDS.
+        The look, or what it returns, is a shell command that prints a line as ANSWER has it. It runs on the task's host
+        every LOOK_SECONDS.
         """
         step = Progress(str((task_vars or {}).get("inventory_hostname", "")), what, total, unit, at_most)
         over = threading.Event()
@@ -155,7 +159,7 @@ class ActionModule(ActionBase):
         with self.progress(task_vars, what, seconds, "s", at_most, look):
             return self._execute_module(module_args=arguments, task_vars=task_vars)
 
-    def _watch(self, step: Progress, look: str, over: threading.Event) -> None:
+    def _watch(self, step: Progress, look: str | Callable[[], str], over: threading.Event) -> None:
         """Look at the host again and again, by commands that share nothing with the task's own."""
         other = copy.copy(self)
         # The task's command notes on both how far it is with the password.
@@ -164,7 +168,8 @@ class ActionModule(ActionBase):
         while not over.wait(LOOK_SECONDS):
             # Whatever is wrong with the host is said by the task itself.
             with contextlib.suppress(Exception):
-                found = ANSWER.findall(other._low_level_execute_command(look)["stdout"])
+                command = look if isinstance(look, str) else look()
+                found = ANSWER.findall(other._low_level_execute_command(command)["stdout"])
                 if found:
                     done, total, words = found[-1]
                     step.say(float(done), words, float(total) if total else None)

@@ -76,7 +76,8 @@ CONTENTS = {"inference_service": ("main", "rollout")}
 SILENCE = 4.5
 TICK = 0.5
 # A phase that takes longer, changes something or has more to say gets a line of its own.
-SHORT_SECONDS, SHORT_NOTE = 2.0, 60
+SHORT_SECONDS = 2.0
+SHORT_NOTE = 60
 # Of what is under way on more hosts than that, the rest is counted.
 MOST_LIVE = 10
 WIDTH_ELSEWHERE = 110
@@ -93,21 +94,19 @@ def clock(seconds: float) -> str:
 def amount(step: dict[str, Any], now: float) -> str:
     """Write how far a step is, of how much, how fast, and what it says besides."""
     done, total, unit, elapsed = step["done"], step["total"], step["unit"], now - step["began"]
-    words = []
+    words, of = [], " of at most " if step["at_most"] else " of "
     if unit == "B":
         scale, name = (1e9, "GB") if max(done, total) >= 1e9 else (1e6, "MB")
         figures = [
             f"{each / scale:.{1 if max(done, total) / scale < 10 else 0}f}" for each in (done, *([total] * bool(total)))
         ]
-        words.append(f"{' of '.join(figures)} {name}")
+        words.append(f"{of.join(figures)} {name}")
         if done and elapsed > 1:
             words.append(f"{done / elapsed / 1e6:.1f} MB/s")
     elif unit == "s":
-        words.append(
-            f"{done or elapsed:.0f} of {'at most ' * step['at_most']}{total:.0f} s" if total else clock(done or elapsed)
-        )
+        words.append(f"{done or elapsed:.0f}{of}{total:.0f} s" if total else clock(done or elapsed))
     elif total:
-        words.append(f"{done:g} of {total:g} {unit}".rstrip())
+        words.append(f"{done:g}{of}{total:g} {unit}".rstrip())
     return ", ".join([*words, *([step["detail"]] if step["detail"] else [])])
 
 
@@ -146,8 +145,11 @@ def is_rescued(task: Any) -> bool:
 
 
 def text_of(message: Any) -> str:
-    """Return a message as lines."""
-    return "\n".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
+    """Return a message as lines, without what Ansible puts before every one of a failed task."""
+    text = "\n".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
+    for word in ("Task", "Action", "Module"):
+        text = text.removeprefix(f"{word} failed: ")
+    return text
 
 
 def failure_text(result: dict[str, Any]) -> str:
@@ -303,7 +305,8 @@ class CallbackModule(DefaultCallback):
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """End the phases of the play before."""
         self._play = play
-        self._play_name = play.get_name().strip()
+        # In the line of a phase, what is behind a comma is too much.
+        self._play_name = play.get_name().strip().partition(",")[0]
         self._end_phases()
 
     @for_people

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,18 @@ class Outcome:
     back_seconds: float = 0.0
 
 
-def bake(state_dir: Path, map_path: str, colour: str, servers: list[str], seconds: float) -> Outcome:
-    """Watch the live colour for what is left of the time; go back to the former one when it fails."""
+def bake(
+    state_dir: Path,
+    map_path: str,
+    colour: str,
+    servers: list[str],
+    seconds: float,
+    tell: Callable[[float, str], None] = lambda _seconds, _words: None,
+) -> Outcome:
+    """Watch the live colour for what is left of the time; go back to the former one when it fails.
+
+    Meanwhile tell after how many seconds there were how many requests and errors.
+    """
     note = pending(state_dir, colour)
     if not note:
         return Outcome()
@@ -155,6 +166,7 @@ def bake(state_dir: Path, map_path: str, colour: str, servers: list[str], second
         reason = judge(counted, former, down, final)
         if final:
             break
+        tell(seconds - (deadline - time.monotonic()), f"{counted.requests} requests, {counted.errors} errors")
         time.sleep(0.1)
     judged = time.monotonic()
     former_up = any(row["status"].startswith("UP") for row in statistics(admin_socket, f"bk_{note['from']}"))

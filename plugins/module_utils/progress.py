@@ -27,7 +27,10 @@ class Report:
             beside.write_text(f"progress {done:.1f} {' '.join(words.split())}\n", encoding="utf-8")
             beside.replace(self._path)
 
-    def end(self) -> None:
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Remove the file, also one that a killed run left."""
         if self._path:
             with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from ansible.module_utils.bake import bake
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle
+from ansible.module_utils.progress import Report
 from ansible.module_utils.releases import ReleaseError
 
 DOCUMENTATION = r"""
@@ -24,6 +25,7 @@ options:
   servers: {description: Names of its servers, type: list, elements: str, required: true}
   drain: {description: Seconds to wait for its requests after going back, type: int, default: 30}
   seconds: {description: How long to watch after the switch, type: int, default: 10}
+  progress: {description: File on the host where it says meanwhile what was counted, type: path}
 author: [The maintainers]
 """
 
@@ -37,6 +39,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+note: {description: What was counted, returned: when there was something to watch, type: str}
 requests: {description: Requests that the release got meanwhile, returned: always, type: int}
 errors: {description: How many of them ended with a 5xx, returned: always, type: int}
 seconds: {description: How long it was watched, returned: always, type: float}
@@ -56,14 +59,21 @@ def main() -> None:
             "servers": {"type": "list", "elements": "str", "required": True},
             "seconds": {"type": "int", "default": 10},
             "drain": {"type": "int", "default": 30},
+            "progress": {"type": "path"},
         },
         supports_check_mode=False,
     )
     params = module.params
     try:
-        outcome = bake(
-            Path(params["state_dir"]), params["map_path"], params["colour"], params["servers"], params["seconds"]
-        )
+        with Report(params["progress"]) as report:
+            outcome = bake(
+                Path(params["state_dir"]),
+                params["map_path"],
+                params["colour"],
+                params["servers"],
+                params["seconds"],
+                report.say,
+            )
         if outcome.went_back:
             wait_until_idle(Path(params["state_dir"]) / "run" / "admin.sock", f"bk_{params['colour']}", params["drain"])
     except (GatewayError, ReleaseError, OSError, KeyError) as error:
@@ -76,6 +86,8 @@ def main() -> None:
             else "the release before is not up, so the gateway was not switched back"
         )
         module.fail_json(msg=f"{outcome.reason}; {ending}", **result)
+    if outcome.former:
+        result["note"] = f"{outcome.requests} requests, {outcome.errors} errors"
     module.exit_json(changed=False, **result)
 
 

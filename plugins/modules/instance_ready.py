@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, Instance, inspect_instance, last_log_lines
 from ansible.module_utils.http_client import UnreachableError, request
 from ansible.module_utils.instance_end import end_of
+from ansible.module_utils.progress import Report
 
 DOCUMENTATION = r"""
 module: instance_ready
@@ -23,6 +24,7 @@ options:
   port: {description: Port inside the container, type: int, default: 8000}
   timeout: {description: Seconds that the model may take to load, type: int, default: 180}
   gateway: {description: The gateway's directory on the host; it may keep requests waiting meanwhile, type: path}
+  progress: {description: File on the host where it says meanwhile what it waits for, type: path}
   final: {description: Reasons for not being ready that waiting cannot mend, type: list, elements: str, default: []}
 author: [The maintainers]
 """
@@ -75,9 +77,16 @@ def main() -> None:
             "timeout": {"type": "int", "default": 180},
             "final": {"type": "list", "elements": "str", "default": []},
             "gateway": {"type": "path"},
+            "progress": {"type": "path"},
         },
         supports_check_mode=True,
     )
+    with Report(module.params["progress"]) as report:
+        wait(module, report)
+
+
+def wait(module: AnsibleModule, report: Report) -> None:
+    """Wait, and end the module."""
     container, timeout = module.params["container"], module.params["timeout"]
     started = time.monotonic()
     reason, code = "it did not start", ""
@@ -102,6 +111,7 @@ def main() -> None:
                 )
         if code in module.params["final"]:
             break
+        report.say(time.monotonic() - started, reason)
         time.sleep(POLL_SECONDS)
     else:
         reason = f"{reason}, and the {timeout} s of inference_service_ready_timeout are over"

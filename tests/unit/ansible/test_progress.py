@@ -32,7 +32,7 @@ class ActionModule(action_loader.get("watched", class_only=True)):
     def run(self, tmp=None, task_vars=None):
         pool = Path(self._task.args["pool"])
         look = f"echo a banner; cat {pool}/size; echo looked >{pool}/looked"
-        with self.progress(task_vars, "copy", 200, "B", look=look):
+        with self.progress(task_vars, "copy", 200, "B", look=lambda: look):
             while not (pool / "over").exists():
                 time.sleep(0.05)
         return {"changed": False}
@@ -122,17 +122,15 @@ def test_a_look_is_read_whatever_the_transport_adds(output: str, found: tuple[st
 
 
 def test_a_module_writes_what_the_action_reads(tmp_path: Path) -> None:
-    report = Report(str(tmp_path / "report"))
-    report.say(2.04, "loading\nthe model")
-    report.say(3, "not yet a second later")
-    assert ANSWER.findall((tmp_path / "report").read_text()) == [("2.0", "", "loading the model")]
-    report.end()
+    with Report(str(tmp_path / "report")) as report:
+        report.say(2.04, "loading\nthe model")
+        report.say(3, "not yet a second later")
+        assert ANSWER.findall((tmp_path / "report").read_text()) == [("2.0", "", "loading the model")]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_that_nobody_watches_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    report = Report(None)
-    report.say(1)
-    report.end()
+    with Report(None) as report:
+        report.say(1)
     assert list(tmp_path.iterdir()) == []
