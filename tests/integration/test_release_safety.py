@@ -5,7 +5,11 @@ The tests run in the order of the file; each starts from release A serving.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ import pytest
 from plugins.module_utils.deploy_lock import read_lock
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.interruption import WatchedRun
-from tests.integration.support.load import LoadClient, get
+from tests.integration.support.load import LoadClient, get, multipart
 from tests.integration.support.playbooks import Host, docker
 
 # Answers its golden samples right, and fails for everything that a real client sends as a form.
@@ -135,6 +139,50 @@ def test_a_candidate_that_a_dead_run_waits_for_is_waited_for(
     assert client.failures == []
     assert client.model_versions == ["B", "A"]
     assert host.deploy(model_bundle_version="A").changed == 0
+
+
+def test_a_switch_that_is_killed_after_it_has_switched_is_switched_back(
+    host: Host, photograph: Path, tmp_path: Path
+) -> None:
+    # Larger than the gateway keeps it, and not ended: the former release has a request, for which the switch waits.
+    body, content_type = multipart(photograph.read_bytes() + b"\0" * 5_000_000)
+    upload = http.client.HTTPConnection("127.0.0.1", host.port, timeout=60)
+    with LoadClient(host.port, photograph) as client:
+        run = WatchedRun(tmp_path, host.command("deploy", model_bundle_version="B"))
+        run.wait_until_started("Accept | Ask the candidate its golden samples")
+        upload.putrequest("POST", "/api/v1/predict")
+        upload.putheader("Content-Type", content_type)
+        upload.putheader("Content-Length", str(len(body)))
+        upload.endheaders(body[:-1])
+        live_map = host.state_dir / "gateway" / "conf" / "live.map"
+        before = live_map.read_text()
+        run.wait_until_started("Switch | Send new requests to the colour")
+        while live_map.read_text() == before:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        for pid in working(host):
+            os.kill(pid, signal.SIGKILL)
+        upload.send(body[-1:])
+        assert upload.getresponse().status == 200
+        ended = run.finish()
+        assert ended.code != 0
+        time.sleep(0.5)
+    assert client.failures == []
+    assert client.model_versions == ["A", "B"]
+    assert get(host.port, "/health/ready")[2]["X-Model-Version"] == "A"
+    assert live_map.read_text() == before
+    assert host.deploy(model_bundle_version="A").changed == 0
+
+
+def working(host: Host) -> list[int]:
+    """Return the modules that work on this machine for a run: what holds the kernel's lock and is no shell."""
+    lock = (host.state_dir / "writer.lock").stat()
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/9"):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(descriptor.stat(), lock) and "python" in (descriptor.parents[1] / "comm").read_text():
+                found.append(int(descriptor.parts[2]))
+    return found
 
 
 def test_a_lock_of_another_controller_is_broken_by_a_variable_only(host: Host) -> None:
