@@ -71,6 +71,12 @@ def lose_sshd(run: WatchedRun, lab: Lab) -> None:
     lab[HOST].start_sshd()
 
 
+def waited_for(said: str) -> str:
+    """Return what a run waited for on the host, or ''."""
+    found = re.search(r"waits for (.*?); for \d+ s at most", " ".join(said.split()))
+    return found[1] if found else ""
+
+
 class Service:
     """A host with two releases between which it goes back and forth."""
 
@@ -112,8 +118,7 @@ class Service:
         assert self.traces() == self.clean
         record = self.record()
         assert (record["release_id"], record["result"]) == (self._ids[version], "ok")
-        waited = re.search(r"waits for (.*?); for \d+ s at most", " ".join(run.output.split()))
-        return waited[1] if waited else ""
+        return waited_for(run.output)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +146,8 @@ def test_an_update_that_is_interrupted_loses_nothing_and_is_made_good(
     tmp_path: Path,
     lose: Callable[[WatchedRun, Lab], None],
 ) -> None:
-    rounds: dict[str, str] = {}
+    # What the interrupted run itself waited for before it undid anything, and what the next one waited for.
+    rounds: dict[str, tuple[str, str]] = {}
     address = service.lab[HOST].address
     with LoadClient(PORT, photograph, PAUSE, address) as client:
         for task in tasks:
@@ -151,11 +157,14 @@ def test_an_update_that_is_interrupted_loses_nothing_and_is_made_good(
             time.sleep(UNDER_WAY_SECONDS)
             lose(run, service.lab)
             assert client.failures == [], f"interrupted within {task}"
-            rounds[task] = service.converge(tmp_path, target)
+            itself = waited_for(run.said)
+            rounds[task] = itself, service.converge(tmp_path, target)
             assert client.failures == [], f"made good after an interruption within {task}"
             shown = {"waited_for": rounds, "requests": len(client.answers), "failed": len(client.failures)}
             shown["longest_gap_s"] = round(client.longest_silence(), 2)
             (ROOT / ".reports").mkdir(exist_ok=True)
             (ROOT / ".reports" / f"lost-{lose.__name__}.json").write_text(json.dumps(shown, indent=2) + "\n")
-    # A bake that nobody watches any more goes on to its end, and the next run knows whose it is.
-    assert "left by the run of" in next(said for task, said in rounds.items() if task.endswith(LONG_TASKS[-1]))
+    # A bake that nobody watches any more goes on to its end, and who comes after it knows whose it is.
+    assert "left by the run of" in " ".join(
+        next(said for task, said in rounds.items() if task.endswith(LONG_TASKS[-1]))
+    )
