@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
         def _low_level_execute_command(self, _command: str, **_options: Any) -> dict[str, Any]: ...
 
-        def validate_argument_spec(self, _spec: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def validate_argument_spec(self, _spec: dict[str, Any], **_options: Any) -> tuple[Any, dict[str, Any]]:
             """Check the arguments of a task."""
 
 else:

@@ -1,0 +1,94 @@
+"""Images on their way: how a host's words are read, and what a look at a long step finds."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from plugins.action.service_image import (
+    LOOK_AT_BUILD,
+    LOOK_AT_DD,
+    LOOK_AT_SIZE,
+    Image,
+    read_images,
+    what_docker_lacks,
+)
+from plugins.action.watched import ANSWER
+
+BUILD = """#0 building with "default" instance using docker driver
+
+#1 [internal] load build definition from Dockerfile
+#1 transferring dockerfile: 9.21kB done
+#1 DONE 0.0s
+
+#13 [builder 2/6] RUN --mount=type=secret,id=ca     sh /build/pip-install.sh -r /build/common.lock
+#17 [distribution 1/3] RUN --mount=type=secret,id=ca     sh /build/apt-install.sh python3-torch
+#17 2.113 Get:1 python3-torch 2.6.0 [61.2 MB]
+"""
+
+
+def look(script: str, tmp_path: Path, content: str) -> list[tuple[str, str, str]]:
+    """Return what a look finds in a file with this content."""
+    file = tmp_path / "it's a file"
+    file.write_text(content)
+    command = ["sh", "-c", script, "sh", str(file), "unpacking"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ANSWER.findall(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("", ("1", "3", "distribution: Get:1 python3-torch 2.6.0 [61.2 MB]")),
+        ("#13 9.5 Collecting timm==1.0.19\n", ("2", "6", "builder: Collecting timm==1.0.19")),
+        ("#13 DONE 12.1s\n\n", ("2", "6", "builder: DONE 12.1s")),
+        ("#20 [2/9] COPY app /app\n", ("2", "9", "COPY app /app")),
+        ("#28 exporting to image\n", ("0", "", "exporting to image")),
+    ],
+)
+def test_a_build_says_its_stage_step_and_last_words(tmp_path: Path, more: str, found: tuple[str, str, str]) -> None:
+    assert look(LOOK_AT_BUILD, tmp_path, BUILD + more) == [found]
+
+
+def test_bytes_are_counted_while_they_are_handed_over(tmp_path: Path) -> None:
+    said = "1048576 bytes (1.0 MB, 1.0 MiB) copied, 1 s\r812482560 bytes (812 MB, 775 MiB) copied, 5 s, 162 MB/s"
+    assert look(LOOK_AT_DD, tmp_path, said) == [("812482560", "", "")]
+    over = f"{said}\n774+1 records in\n774+1 records out\n812482561 bytes (812 MB, 775 MiB) copied, 6 s, 135 MB/s\n"
+    assert look(LOOK_AT_DD, tmp_path, over) == [("812482561", "", "unpacking")]
+    assert look(LOOK_AT_DD, tmp_path, "") == []
+    assert look(LOOK_AT_SIZE, tmp_path, "12345") == [("5", "", "")]
+
+
+def test_images_are_read_by_their_names() -> None:
+    identity = f"sha256:{'0a' * 32}"
+    said = f'IMAGE cat-breeds-api:cpu-1 {identity} 816 ["sha256:1","sha256:2"]\nIMAGE empty:1 {identity} 0 null\n'
+    assert read_images(said) == {
+        "cat-breeds-api:cpu-1": Image(identity, 816, ["sha256:1", "sha256:2"]),
+        "empty:1": Image(identity, 0, []),
+    }
+
+
+def test_an_image_is_the_same_by_its_id_or_its_layers() -> None:
+    image = Image("sha256:1", 816, ["a", "b"])
+    assert image.same(Image("sha256:1", 800, []))
+    assert image.same(Image("sha256:2", 800, ["a", "b"]))
+    assert not image.same(Image("sha256:2", 816, ["a", "c"]))
+    assert not Image("sha256:1", 0, []).same(Image("sha256:2", 0, []))
+
+
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [
+        (
+            "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock",
+            "sudo usermod -aG docker ann",
+        ),
+        ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?", "Start"),
+        ("docker: 'buildx' is not a docker command.", "docker-buildx"),
+        ("sh: 1: docker: not found", "Install Docker on the controller."),
+    ],
+)
+def test_a_controller_that_cannot_build_reads_what_to_do(said: str, step: str) -> None:
+    assert step in what_docker_lacks(said, "ann")
