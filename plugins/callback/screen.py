@@ -104,7 +104,9 @@ def amount(step: dict[str, Any], now: float) -> str:
         if done and elapsed > 1:
             words.append(f"{done / elapsed / 1e6:.1f} MB/s")
     elif unit == "s":
-        words.append(f"{done or elapsed:.0f}{of}{total:.0f} s" if total else clock(done or elapsed))
+        # What the host said is some seconds old.
+        seconds = max(done, elapsed)
+        words.append(f"{seconds:.0f}{of}{total:.0f} s" if total else clock(seconds))
     elif total:
         words.append(f"{done:g}{of}{total:g} {unit}".rstrip())
     return ", ".join([*words, *([step["detail"]] if step["detail"] else [])])
@@ -127,7 +129,8 @@ def phase_of(places: list[tuple[str, str]], play: str) -> str:
     """Return the phase that a task belongs to: that of the outermost file that is one."""
     for role, file in places:
         if role and file not in CONTENTS.get(role, ()):
-            return (role if file == "main" else file).replace("_", " ")
+            # What Ansible puts before a role's tasks, the look at its arguments, is in no file.
+            return (role if file in ("main", "") else file).replace("_", " ")
     role, file = places[-1] if places else ("", "")
     return (role or file).replace("_", " ") or play
 

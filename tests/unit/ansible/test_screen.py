@@ -280,6 +280,7 @@ class TestPhases:
         [
             ([("", "")], "The play"),
             ([("", ""), ("", "check")], "check"),
+            ([("", ""), ("docker_engine", "")], "docker engine"),
             ([("", ""), ("docker_engine", "main"), ("docker_engine", "install")], "docker engine"),
             (
                 [
