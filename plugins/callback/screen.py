@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -81,6 +82,8 @@ SHORT_NOTE = 60
 # Of what is under way on more hosts than that, the rest is counted.
 MOST_LIVE = 10
 WIDTH_ELSEWHERE = 110
+# A line of a message that says what it is, as in "Device:  cpu"; such lines stand side by side.
+LABELED = re.compile(r"[A-Z]\w*: +\S")
 NOTHING_SAID = ("", "All assertions passed")
 
 
@@ -136,13 +139,13 @@ def phase_of(places: list[tuple[str, str]], play: str) -> str:
 
 
 def is_rescued(task: Any) -> bool:
-    """Return whether the playbook goes on in a rescue when the task fails."""
+    """Return whether the role goes on in a rescue when the task fails, which will say more of it."""
     child, node = task, task._parent
     while node is not None:
         if isinstance(node, Block) and node.rescue:
             outside = (*node.rescue, *node.always)
             if not any(child._uuid == each._uuid for each in outside):
-                return True
+                return bool(node._role)
         child, node = node, node._parent
     return False
 
@@ -307,10 +310,10 @@ class CallbackModule(DefaultCallback):
     @for_people
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """End the phases of the play before."""
+        self._end_phases()
         self._play = play
         # In the line of a phase, what is behind a comma is too much.
         self._play_name = play.get_name().strip().partition(",")[0]
-        self._end_phases()
 
     @for_people
     def v2_playbook_on_no_hosts_matched(self) -> None:
@@ -480,11 +483,27 @@ class CallbackModule(DefaultCallback):
             return
         self._end_phase(track)
         self._flush(track)
+        lines = message.split("\n")
+        if all(LABELED.match(line) for line in lines):
+            self._say(self._side_by_side(self._name(track), [" ".join(line.split()) for line in lines]))
+            return
         self._say("")
         if not message.startswith(track.host):
             self._say(f"{track.host}:")
             message = textwrap.indent(message, "  ")
         self._say(message)
+
+    def _room(self) -> int:
+        return shutil.get_terminal_size().columns - 1 if self._foot else WIDTH_ELSEWHERE
+
+    def _side_by_side(self, name: str, words: list[str]) -> str:
+        """Return as few lines as these words need behind the host's name."""
+        lines = [words[0]]
+        for word in words[1:]:
+            together = f"{lines[-1]}   {word}"
+            fits = len(name) + len(together) <= self._room()
+            lines[-1:] = [together] if fits else [lines[-1], word]
+        return "\n".join(f"{' ' * len(name) if number else name}{line}" for number, line in enumerate(lines))
 
     def _fail(self, track: Track, task: Any, text: str, ignored: bool) -> None:
         sentence = self._sentence(task)
@@ -540,10 +559,10 @@ class CallbackModule(DefaultCallback):
             changed = f"{changes} {'would change' if context.CLIARGS.get('check') else 'changed'}"
             words = [*([changed] if changes else []), *notes]
             self._say(f"{self._name(track)}{entry}{': ' * bool(words)}{'; '.join(words)}", color)
-        else:
+        elif notes or phase != self._play_name:
+            # What a playbook itself does on the way, without a word or a change, is no news.
             entry += f" ({' '.join(notes)})" if notes else ""
-            room = shutil.get_terminal_size().columns - 1 if self._foot else WIDTH_ELSEWHERE
-            if track.waiting and len(self._name(track) + "   ".join([*track.waiting, entry])) > room:
+            if track.waiting and len(self._name(track) + "   ".join([*track.waiting, entry])) > self._room():
                 self._flush(track)
             track.waiting.append(entry)
 

@@ -46,19 +46,26 @@ FAILURE = """
           Take a smaller one, or C:\\\\another host.
 """
 RESCUED = """
-    - block:
-        - name: Start the candidate
-          ansible.builtin.fail: {msg: "It is not ready: the disk is full."}
-      rescue:
-        - name: Say what failed
-          ansible.builtin.fail: {msg: "SENTENCE"}
+    - ansible.builtin.include_role: {name: careful}
+"""
+CAREFUL = """
+- block:
+    - name: Start the candidate
+      ansible.builtin.fail: {msg: "It is not ready: the disk is full."}
+  rescue:
+    - name: Say what failed
+      ansible.builtin.fail: {msg: "SENTENCE"}
+"""
+LABELED = """
+    - ansible.builtin.debug: {msg: ["URL:    http://192.0.2.1:8000", "Device: cpu"]}
 """
 QUIET = """
-- name: NAME
+- name: Look
   hosts: all
   gather_facts: false
   tasks:
-    - ansible.builtin.assert: {that: true, quiet: true}
+    - {name: Look at the command line, ansible.builtin.assert: {that: true, quiet: true}}
+  roles: [first, second]
 """
 SLOW = """
     - name: Take a while
@@ -71,6 +78,12 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self._playbook = folder / "playbook.yml"
+
+    def role(self, name: str, tasks: str) -> None:
+        """Write a role beside the playbook."""
+        folder = self._playbook.parent / "roles" / name / "tasks"
+        folder.mkdir(parents=True)
+        (folder / "main.yml").write_text(tasks)
 
     def command(self, playbook: str, *arguments: str) -> list[str]:
         self._playbook.write_text(playbook)
@@ -165,8 +178,13 @@ class TestLines:
         assert "TASK" not in output
 
     def test_phases_that_change_nothing_share_a_line(self, run: Run) -> None:
-        output = without_times(run.plain("".join(QUIET.replace("NAME", name) for name in "ABC")))
-        assert "gpu-1   ✓ A N s   ✓ B N s   ✓ C N s\n" in output
+        for role in ("first", "second"):
+            run.role(role, "- ansible.builtin.assert: {that: true, quiet: true}\n")
+        output = without_times(run.plain(QUIET))
+        assert output.startswith("gpu-1   ✓ first N s   ✓ second N s\ngpu-22  ✓ first N s   ✓ second N s\n\nPLAY RECAP")
+
+    def test_labels_stand_side_by_side(self, run: Run) -> None:
+        assert "gpu-1   URL: http://192.0.2.1:8000   Device: cpu\n" in run.plain(FIRST + LABELED)
 
     def test_a_failure_is_shown_in_full_and_as_it_was_written(self, run: Run) -> None:
         output = run.plain(FIRST + FAILURE)
@@ -179,9 +197,10 @@ class TestLines:
 
     @pytest.mark.parametrize("sentence", ["Gone. {{ ansible_failed_result.msg }} Free some.", "See its own message."])
     def test_a_rescued_failure_is_shown_and_not_twice(self, run: Run, sentence: str) -> None:
-        output = run.plain(FIRST + RESCUED.replace("SENTENCE", sentence), "--limit=gpu-1")
+        run.role("careful", CAREFUL.replace("SENTENCE", sentence))
+        output = run.plain(FIRST + RESCUED, "--limit=gpu-1")
         assert output.count("the disk is full") == 1
-        assert output.index("the disk is full") > output.index("✗ Prepare")
+        assert output.index("the disk is full") > output.index("✗ careful")
         assert sentence[:4] in output
 
     def test_a_long_step_is_not_silent(self, run: Run) -> None:
