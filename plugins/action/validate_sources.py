@@ -17,7 +17,7 @@ from ansible.plugins.loader import action_loader
 
 # What is no plugin itself is imported as the tests do.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
-from plugins.plugin_utils.model_source import model_faults
+from plugins.plugin_utils.model_source import model_bytes, model_faults
 
 if TYPE_CHECKING:
     from plugins.action.request_base import ActionModule as RequestBase
@@ -116,17 +116,27 @@ class ActionModule(RequestBase):
         defaults = {name: spec.get("default", "") for owner in options.values() for name, spec in owner.items()}
         hosts = self.hosts_of_run(task_vars, "inference_hosts")
         found: dict[str, list[str]] = {}
+        models: dict[str, dict[str, Any]] = {}
         for host, settings in hosts.items():
-            for fault in source_faults(settings, defaults):
+            try:
+                name, version, source, checksum, recipe = model_of(settings, defaults)
+                faults = [
+                    *model_faults(name, version, source, checksum, recipe),
+                    *checkout_faults(settings, defaults),
+                ]
+                models[host] = {"folder": f"{name}/{version}", "bytes": model_bytes(name, version, source, recipe)}
+            except AnsibleError as error:
+                faults = [f"A variable cannot be evaluated: {self.reason(error)}."]
+            for fault in faults:
                 found.setdefault(fault, []).append(host)
         fronts = self.hosts_of_run(task_vars, "load_balancers")
-        faults = balancer_faults(
+        clashes = balancer_faults(
             [place(host, settings, defaults, "gateway") for host, settings in fronts.items()],
             [place(host, settings, defaults, "inference_service") for host, settings in hosts.items()],
         )
-        found.update((fault, list(hosts)) for fault in faults)
+        found.update((fault, list(hosts)) for fault in clashes)
         if not found:
-            return {**result, "changed": False}
+            return {**result, "changed": False, "models": models}
         about = {fault: self.some_of(names, hosts) for fault, names in found.items()}
         lines = [f"  {fault}" + (f" ({where})" if where else "") for fault, where in about.items()]
         return {
@@ -136,22 +146,26 @@ class ActionModule(RequestBase):
         }
 
 
-def source_faults(settings: HostSettings, defaults: Mapping[str, Any]) -> Iterator[str]:
-    """Say what is missing for one host."""
+def text(settings: HostSettings, defaults: Mapping[str, Any], name: str) -> str:
+    """Return the value of an option, its default where nothing is set."""
+    return str(settings.get(name, defaults[name]))
 
-    def text(name: str) -> str:
-        return str(settings.get(name, defaults[name]))
 
-    try:
-        recipe = json.dumps(settings.get("model_bundle_create", {}), default=str, sort_keys=True)
-        model = [text(f"model_bundle_{part}") for part in ("name", "version", "source", "checksum")]
-        image = {name: text(name) for name in defaults if name.startswith("inference_image_")}
-        compose = Path(text("inference_service_source_dir")) / "docker-compose.yml"
-    except AnsibleError as error:
-        yield f"A variable cannot be evaluated: {RequestBase.reason(error)}."
-        return
-    yield from model_faults(*model, recipe)
-    yield from image_faults(image)
+def model_of(settings: HostSettings, defaults: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return name, version, source and checksum of a host's model, and how to make it, as JSON."""
+    name, version, source, checksum = (
+        text(settings, defaults, f"model_bundle_{part}") for part in ("name", "version", "source", "checksum")
+    )
+    recipe = json.dumps(settings.get("model_bundle_create", {}), default=str, sort_keys=True)
+    return name, version, source, checksum, recipe
+
+
+def checkout_faults(settings: HostSettings, defaults: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is missing for a host beside its model."""
+    yield from image_faults(
+        {name: text(settings, defaults, name) for name in defaults if name.startswith("inference_image_")}
+    )
+    compose = Path(text(settings, defaults, "inference_service_source_dir")) / "docker-compose.yml"
     if not compose.is_file():
         yield f"There is no {compose.name} in inference_service_source_dir ({compose.parent}); name the checkout."
 

@@ -24,4 +24,9 @@ EXAMPLES = r"""
   run_once: true
 """
 
-RETURN = r"""#"""
+RETURN = r"""
+models:
+  description: For each host the C(folder) of its bundle below others, and about how many C(bytes) that needs.
+  returned: success
+  type: dict
+"""

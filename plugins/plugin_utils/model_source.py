@@ -99,3 +99,12 @@ def model_faults(name: str, version: str, source: str, checksum: str, recipe: st
             f"Versions of {name} in {source}: {', '.join(there) or 'none'}.",
         )
     return tuple(recipe_faults(wanted))
+
+
+def model_bytes(name: str, version: str, source: str, recipe: str) -> int:
+    """Return about how much room a host needs for the model, 0 when that is not known here."""
+    folder = Path(source).expanduser() / name / version
+    if folder.is_dir():
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    checkpoint = Path(str(json.loads(recipe).get("checkpoint", ""))).expanduser()
+    return checkpoint.stat().st_size if checkpoint.is_file() else 0
