@@ -248,6 +248,7 @@ def test_teardown_leaves_no_container(host: Host) -> None:
     assert host.containers() == []
     # Bundles, releases and records stay, for a deploy that goes back to them.
     assert host.records()
+    assert "There is no service" not in run.output
 
 
 def test_a_purge_leaves_nothing(host: Host) -> None:
@@ -255,3 +256,5 @@ def test_a_purge_leaves_nothing(host: Host) -> None:
     run = host.play("teardown", "--extra-vars=inference_service_purge=true")
     assert run.code == 0, run.output[-6000:]
     assert not host.state_dir.exists()
+    # A misspelt name would look the same.
+    assert f"There is no service {host.name} on localhost, so none is stopped." in " ".join(run.output.split())
