@@ -79,7 +79,7 @@ def test_a_removal_without_an_inventory_is_asked_about_on_a_terminal() -> None:
     terminal, end = pty.openpty()
     command = [PLAYBOOK, "playbooks/teardown.yml", "-e", "inference_service_name=never-there"]
     # The terminal must be the run's own: Ansible asks nobody from the background.
-    session = ["setsid", "--ctty", "--wait", *command]
+    session = ["setsid", "--ctty", "--wait", "timeout", "--foreground", "120", *command]
     process = subprocess.Popen(session, cwd=REPOSITORY, stdin=end, stdout=end, stderr=end)
     os.close(end)
     said = b""
