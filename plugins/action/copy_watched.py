@@ -17,6 +17,8 @@ else:
 # Arguments: files and folders that may not be there. What arrives lies in Ansible's temporary folder first.
 ARRIVED = 'sum=0; for size in $(du -sb -- "$@" 2>/dev/null | cut -f1); do sum=$((sum + size)); done; echo progress $sum'
 
+MEGABYTE = 1_000_000
+
 
 def size_of(source: Path) -> int:
     """Return the bytes of a file or of everything in a folder, links followed; 0 when there is no such thing."""
@@ -45,8 +47,8 @@ class ActionModule(Watched):
         total = size_of(Path(self._task.args["src"]))
         with self.progress(task_vars, "copy", total, "B", look=self._arrived):
             result: dict[str, Any] = copy.run(tmp, task_vars)
-        if result.get("changed"):
-            result["note"] = f"{total / 1e6:.1f} MB"
+        if result.get("changed") and total >= MEGABYTE:
+            result["note"] = f"{total / MEGABYTE:.1f} MB"
         return result
 
     def _arrived(self) -> str:

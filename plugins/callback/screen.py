@@ -129,11 +129,11 @@ def places_of(task: Any) -> list[tuple[str, str]]:
 
 
 def phase_of(places: list[tuple[str, str]], play: str) -> str:
-    """Return the phase that a task belongs to: that of the outermost file that is one."""
+    """Return the phase that a task belongs to, that of the outermost file that is one; '' for what comes before one."""
     for role, file in places:
         if role and file not in CONTENTS.get(role, ()):
             # What Ansible puts before a role's tasks, the look at its arguments, is in no file.
-            return (role if file in ("main", "") else file).replace("_", " ")
+            return "" if role in CONTENTS and not file else (role if file in ("main", "") else file).replace("_", " ")
     role, file = places[-1] if places else ("", "")
     return (role or file).replace("_", " ") or play
 
@@ -158,14 +158,15 @@ def text_of(message: Any) -> str:
     return text
 
 
-def failure_text(result: dict[str, Any]) -> str:
-    """Return everything that a person needs of a failed result."""
+def failures(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what failed: the items of a loop, else the result itself."""
     items = [item for item in result.get("results") or [] if isinstance(item, dict)]
     failed = [item for item in items if item.get("failed") or item.get("unreachable") or item.get("failed_when_result")]
-    if failed:
-        labels = [item.get("_ansible_item_label", item.get("item")) for item in failed]
-        texts = [failure_text({key: value for key, value in item.items() if key != "results"}) for item in failed]
-        return "\n".join(f"{label}: {text}" if isinstance(label, str) else text for label, text in zip(labels, texts))
+    return failed or [result]
+
+
+def failure_text(result: dict[str, Any]) -> str:
+    """Return everything that a person needs of one failure."""
     parts = [text_of(result.get("msg", "")).strip() or str(result.get("censored", ""))]
     if "cmd" in result:
         command = result["cmd"]
@@ -175,6 +176,15 @@ def failure_text(result: dict[str, Any]) -> str:
         if said and said not in parts[0]:
             parts.append(said)
     return "\n".join(part for part in parts if part) or "no reason given"
+
+
+def failure_texts(result: dict[str, Any]) -> str:
+    """Return the same of all that failed, with the labels of a loop's items."""
+    lines = []
+    for each in failures(result):
+        label = each.get("_ansible_item_label", each.get("item"))
+        lines.append(f"{label}: {failure_text(each)}" if isinstance(label, str) else failure_text(each))
+    return "\n".join(lines)
 
 
 @dataclass
@@ -197,6 +207,7 @@ class Track:
     # The sentence of a failed task and what it said, as long as a rescue may say it better.
     failed: str = ""
     held: str = ""
+    reasons: list[str] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
 
 
@@ -350,7 +361,7 @@ class CallbackModule(DefaultCallback):
         if isinstance(task, TaskInclude):
             return
         track, phase, now = self._track(host.get_name()), self._phase(task), time.monotonic()
-        if track.phase != phase:
+        if phase and track.phase != phase:
             self._end_phase(track)
             track.phase, track.began, track.last = phase, now, 0.0
         if not track.task and now - track.idle > TICK:
@@ -382,7 +393,7 @@ class CallbackModule(DefaultCallback):
         """Show a failure at once, in full unless a rescue may say more."""
         self._handle_warnings(result.result)
         track = self._ended(result)
-        self._fail(track, result.task, failure_text(result.result), ignored=ignore_errors)
+        self._fail(track, result, failure_texts(result.result), ignored=ignore_errors)
 
     @for_people
     def v2_runner_on_unreachable(self, result: Any) -> None:
@@ -390,7 +401,7 @@ class CallbackModule(DefaultCallback):
         self._handle_warnings(result.result)
         track = self._ended(result)
         ignored = bool(result.task.ignore_unreachable)
-        self._fail(track, result.task, f"unreachable: {failure_text(result.result)}", ignored=ignored)
+        self._fail(track, result, f"unreachable: {failure_texts(result.result)}", ignored=ignored)
 
     @for_people
     def v2_on_file_diff(self, result: Any) -> None:
@@ -505,15 +516,18 @@ class CallbackModule(DefaultCallback):
             lines[-1:] = [together] if fits else [lines[-1], word]
         return "\n".join(f"{' ' * len(name) if number else name}{line}" for number, line in enumerate(lines))
 
-    def _fail(self, track: Track, task: Any, text: str, ignored: bool) -> None:
-        sentence = self._sentence(task)
-        if " ".join(track.held.split()) not in " ".join(text.split()):
+    def _fail(self, track: Track, result: Any, text: str, ignored: bool) -> None:
+        sentence = self._sentence(result.task)
+        said = " ".join(text.split())
+        if not all(reason in said for reason in track.reasons):
             self._release(track)
         self._end_phase(track, "·" if ignored else "✗", sentence)
-        track.failed, track.held = sentence, text
-        if ignored or not is_rescued(task):
+        track.failed, track.held = sentence, ""
+        if ignored or not is_rescued(result.task):
             self._body(track, text)
-            track.held = ""
+        else:
+            track.held = text
+            track.reasons = [" ".join(failure_text(each).split()) for each in failures(result.result)]
 
     def _release(self, track: Track) -> None:
         """Show what a failed task said and nobody said better."""

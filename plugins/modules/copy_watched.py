@@ -27,5 +27,5 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-note: {description: How much it was, returned: changed, type: str}
+note: {description: How much it was, returned: when it was copied and is large, type: str}
 """

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.callback.screen import CONTENTS, amount, clock, failure_text, phase_of
+from plugins.callback.screen import CONTENTS, amount, clock, failure_texts, phase_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ROLES = REPOSITORY / "roles"
@@ -52,6 +52,7 @@ CAREFUL = """
 - block:
     - name: Start the candidate
       ansible.builtin.fail: {msg: "It is not ready: the disk is full."}
+      loop: [blue]
   rescue:
     - name: Say what failed
       ansible.builtin.fail: {msg: "SENTENCE"}
@@ -195,7 +196,9 @@ class TestLines:
             "        Take a smaller one, or C:\\\\another host.\n"
         ) in output
 
-    @pytest.mark.parametrize("sentence", ["Gone. {{ ansible_failed_result.msg }} Free some.", "See its own message."])
+    @pytest.mark.parametrize(
+        "sentence", ["Gone. {{ ansible_failed_result.results[0].msg }} Free some.", "See its own message."]
+    )
     def test_a_rescued_failure_is_shown_and_not_twice(self, run: Run, sentence: str) -> None:
         run.role("careful", CAREFUL.replace("SENTENCE", sentence))
         output = run.plain(FIRST + RESCUED, "--limit=gpu-1")
@@ -300,6 +303,7 @@ class TestPhases:
             ([("", "")], "The play"),
             ([("", ""), ("", "check")], "check"),
             ([("", ""), ("docker_engine", "")], "docker engine"),
+            ([("", ""), ("inference_service", "")], ""),
             ([("", ""), ("docker_engine", "main"), ("docker_engine", "install")], "docker engine"),
             (
                 [
@@ -365,4 +369,4 @@ def test_durations(seconds: float, words: str) -> None:
     ],
 )
 def test_what_is_said_of_a_failure(result: dict[str, Any], text: str) -> None:
-    assert failure_text(result) == text
+    assert failure_texts(result) == text
