@@ -239,7 +239,7 @@ def test_limits_of_the_gateway_that_docker_refuses_are_refused(serving: Host, ph
     ("command", "words"),
     [
         pytest.param(["python", "-c", "raise SystemExit('no gateway')"], ["exit code 1", "no gateway"], id="ends"),
-        pytest.param(["python", "/opt/broken_service.py", "never-ready"], ["does not listen"], id="is-no-haproxy"),
+        pytest.param(["python", "-c", "import time; time.sleep(99)"], ["does not listen"], id="is-no-haproxy"),
     ],
 )
 def test_an_image_that_is_no_gateway_is_refused(
