@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import hashlib
 import json
 import shlex
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 else:
     HostScript = action_loader.get("host_script", class_only=True)
 
-# Says what is in the way of building.
-READY = "docker version >/dev/null && docker buildx version >/dev/null"
 # Arguments: images. Prints a line for each that is there.
 INSPECT = """
 for image; do
@@ -92,17 +89,6 @@ def read_images(output: str) -> dict[str, Image]:
     return {name: Image(identity, int(size), json.loads(layers) or []) for name, identity, size, layers in found}
 
 
-def what_docker_lacks(output: str, user: str) -> str:
-    """Return what lets a user build who cannot, from what Docker said."""
-    if "permission denied" in output.lower():
-        return f"Add the user to Docker's group (sudo usermod -aG docker {user}), then log in again."
-    if "buildx" in output:
-        return "Install Docker's plugin buildx (Debian: docker-buildx)."
-    if "not found" in output:
-        return "Install Docker on the controller."
-    return "Start Docker on the controller, or name another one in DOCKER_HOST."
-
-
 def of_this_run(name: str) -> Path:
     """Return a path in the folder that Ansible makes for a run, for its user only, and removes when it ends."""
     return Path(constants.DEFAULT_LOCAL_TMP) / name
@@ -146,7 +132,7 @@ class ActionModule(HostScript):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
             {
-                "state": {"type": "str", "required": True, "choices": ["ready", "built", "saved", "loaded"]},
+                "state": {"type": "str", "required": True, "choices": ["built", "saved", "loaded"]},
                 "images": {"type": "list", "elements": "str"},
                 "command": {"type": "list", "elements": "str"},
                 "source_dir": {"type": "path"},
@@ -162,9 +148,7 @@ class ActionModule(HostScript):
         self._host = self._task.delegate_to or self._vars["inventory_hostname"]
         self._local = self._connection.transport == "local"
         result["changed"] = False
-        if options["state"] == "ready":
-            self._ready()
-        elif options["state"] == "built":
+        if options["state"] == "built":
             result["changed"] = self._built(options["images"][0], options["command"], options["source_dir"])
         elif options["state"] == "saved":
             result["parcel"] = self._saved(options["images"])
@@ -172,17 +156,6 @@ class ActionModule(HostScript):
             images = {name: Image(*values) for name, values in options["parcel"]["images"].items()}
             result["changed"] = self._loaded(Path(options["parcel"]["archive"]), images)
         return result
-
-    def _ready(self) -> None:
-        """Refuse a controller whose user cannot build."""
-        answer = self._do(READY)
-        if answer.code != 0:
-            user, reason = getpass.getuser(), "; ".join(answer.complaint.splitlines()).rstrip(". ")
-            raise AnsibleActionFail(
-                f"inference_image_strategy is controller, but the user {user} cannot build images there: {reason}. "
-                f"No host was touched. {what_docker_lacks(reason, user)} "
-                "Or set inference_image_strategy to host, which builds on each host."
-            )
 
     def _built(self, image: str, command: list[str], source_dir: str) -> bool:
         """Build an image that is not there; hosts that share this machine's engine take turns."""

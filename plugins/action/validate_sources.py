@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
 import subprocess
@@ -30,17 +31,29 @@ REFERENCES = ("inference_image_reference", "inference_image_gateway_reference")
 BASES = ("inference_image_builder_base", "inference_image_runtime_base")
 
 
+def docker_step(reason: str, user: str) -> str:
+    """Return what lets a user build who cannot, from what Docker said."""
+    if "permission denied" in reason.lower():
+        return f"Add this user to Docker's group (sudo usermod -aG docker {user}), then log in again."
+    if "buildx" in reason:
+        return "Install Docker's plugin buildx here (Debian: docker-buildx)."
+    return "Start Docker here, or name another one in DOCKER_HOST."
+
+
 @cache
 def docker_fault() -> str:
-    """Return why Docker cannot be used here, '' when it answers."""
+    """Return why this user cannot build images here and what helps, '' when he can."""
     if not shutil.which("docker"):
-        return "there is no docker command here"
-    command = ["docker", "version", "--format", "{{.Server.Version}}"]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DOCKER_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"it gives no answer for {DOCKER_SECONDS} seconds"
-    return "" if asked.returncode == 0 else " ".join(asked.stderr.split()) or "it does not answer"
+        return "there is no docker command. Install Docker here."
+    for command in (["docker", "version", "--format", "{{.Server.Version}}"], ["docker", "buildx", "version"]):
+        try:
+            asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DOCKER_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"Docker gives no answer for {DOCKER_SECONDS} seconds. Restart it."
+        if asked.returncode != 0:
+            reason = " ".join(asked.stderr.split()).rstrip(".") or "it does not answer"
+            return f"{reason}. {docker_step(reason, getpass.getuser())}"
+    return ""
 
 
 def image_faults(settings: Mapping[str, str]) -> Iterator[str]:
@@ -57,9 +70,10 @@ def image_faults(settings: Mapping[str, str]) -> Iterator[str]:
     if [settings[name] for name in BASES].count("auto") == 1:
         yield f"Of {' and '.join(BASES)} only one is set, and the two must carry the same Python; name both or neither."
     if strategy == "controller" and docker_fault():
+        user = getpass.getuser()
         yield (
-            f"inference_image_strategy is controller, and Docker cannot be used here: {docker_fault()}. Start it and "
-            "let this user use it (group docker), or build on the hosts: inference_image_strategy=host."
+            f"inference_image_strategy is controller, and {user} cannot build images here: {docker_fault()} "
+            "Or build on the hosts: inference_image_strategy=host."
         )
 
 

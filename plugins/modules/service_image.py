@@ -14,12 +14,11 @@ description:
 options:
   state:
     description:
-      - V(ready) fails unless the user can build images here, and says what is in the way.
       - V(built) runs O(command) in O(source_dir) unless the image in O(images) is there.
       - V(saved) brings one archive of O(images) from the host to the controller.
       - V(loaded) loads O(parcel) on the host unless it has these very images.
     type: str
-    choices: [ready, built, saved, loaded]
+    choices: [built, saved, loaded]
     required: true
   images: {description: "The images, for V(built) one.", type: list, elements: str}
   command: {description: "The command that builds, which writes BuildKit's plain progress.", type: list, elements: str}

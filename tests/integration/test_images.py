@@ -33,17 +33,8 @@ PLAYBOOK = """
 """
 
 # What a controller needs of this checkout, and of the Python packages beside Ansible.
-CHECKOUT = [
-    "ansible.cfg",
-    "playbooks",
-    "plugins",
-    "roles",
-    "app",
-    "docker",
-    "requirements",
-    "Dockerfile",
-    ".dockerignore",
-]
+CHECKOUT = ["ansible.cfg", "playbooks", "plugins", "roles", "Dockerfile", "docker-compose.yml", ".dockerignore"]
+CHECKOUT += ["app", "docker", "requirements"]
 PACKAGES = ["ansible", "ansible_collections/ansible", "ansible_collections/community/docker", "jinja2", "markupsafe"]
 PACKAGES += ["ansible_collections/community/library_inventory_filtering_v1", "packaging", "resolvelib", "yaml"]
 
@@ -107,6 +98,10 @@ class Controller:
             "ansible_become": True,
             "ansible_become_password": PASSWORD,
             "inference_image_strategy": "controller",
+            "model_bundle_source": "https://models.example/small.tar",
+            "model_bundle_checksum": f"sha256:{'0' * 64}",
+            "model_bundle_name": "small",
+            "model_bundle_version": "A",
             **SMALL_SERVICE,
         }
         inventory = {"all": {"vars": connection}, "inference_hosts": {"hosts": {"far": {}}}}
@@ -140,7 +135,7 @@ def test_a_controller_whose_user_may_not_use_docker_says_so_before_a_host_is_tou
     run = controller.provide_image(GUEST)
     assert run.code != 0
     said = " ".join(run.output.split())
-    assert f"the user {GUEST} cannot build images there: permission denied" in said
+    assert f"{GUEST} cannot build images here: permission denied" in said
     assert f"sudo usermod -aG docker {GUEST}" in said
     assert controller.host.sh("ls -d /var/lib/cat-breeds-api 2>/dev/null || true") == ""
 
@@ -156,7 +151,7 @@ def test_a_user_of_dockers_group_who_may_not_use_sudo_ships_the_images(controlle
 
 def test_what_somebody_put_in_the_temporary_folder_is_not_loaded(controller: Controller) -> None:
     digest = controller.images["runtime"].rpartition("-")[2]
-    controller.host.sh("docker image rm $(docker image ls --quiet)")
+    controller.host.sh("docker image ls --quiet | xargs --no-run-if-empty docker image rm")
     plant = f"tar -c -T /dev/null | docker import - planted:1 && docker save -o /tmp/{digest}-far.tar planted:1"
     controller.machine.sh(f"{plant} && chown {GUEST} /tmp/{digest}-far.tar && docker image rm planted:1")
     run = controller.provide_image("root")

@@ -13,7 +13,6 @@ from plugins.action.service_image import (
     LOOK_AT_SIZE,
     Image,
     read_images,
-    what_docker_lacks,
 )
 from plugins.action.watched import ANSWER
 
@@ -76,19 +75,3 @@ def test_an_image_is_the_same_by_its_id_or_its_layers() -> None:
     assert image.same(Image("sha256:2", 800, ["a", "b"]))
     assert not image.same(Image("sha256:2", 816, ["a", "c"]))
     assert not Image("sha256:1", 0, []).same(Image("sha256:2", 0, []))
-
-
-@pytest.mark.parametrize(
-    ("said", "step"),
-    [
-        (
-            "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock",
-            "sudo usermod -aG docker ann",
-        ),
-        ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?", "Start"),
-        ("docker: 'buildx' is not a docker command.", "docker-buildx"),
-        ("sh: 1: docker: not found", "Install Docker on the controller."),
-    ],
-)
-def test_a_controller_that_cannot_build_reads_what_to_do(said: str, step: str) -> None:
-    assert step in what_docker_lacks(said, "ann")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.action.validate_sources import balancer_faults, docker_fault, image_faults
+from plugins.action.validate_sources import balancer_faults, docker_fault, docker_step, image_faults
 from plugins.plugin_utils.checkpoint import SourceError, check_together, read_labels, read_shapes
 from plugins.plugin_utils.model_source import model_faults
 
@@ -284,13 +284,25 @@ def test_what_an_image_is_made_of_is_looked_at(tmp_path: Path, monkeypatch: pyte
     assert "set inference_image_gateway_reference to" in image(strategy="pull", reference="a@sha256:1")[0]
     monkeypatch.setenv("PATH", str(tmp_path))
     docker_fault.cache_clear()
-    assert "Docker cannot be used here: there is no docker command here" in image(strategy="controller")[0]
+    assert "there is no docker command. Install Docker here." in image(strategy="controller")[0]
     refusing = tmp_path / "docker"
     refusing.write_text("#!/bin/sh\necho 'permission denied while trying to connect' >&2\nexit 1\n")
     refusing.chmod(0o755)
     docker_fault.cache_clear()
     assert "permission denied while trying to connect" in image(strategy="controller")[0]
     docker_fault.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("permission denied while trying to connect to the Docker daemon socket", "sudo usermod -aG docker ann"),
+        ("Cannot connect to the Docker daemon. Is the docker daemon running?", "Start Docker here"),
+        ("docker: 'buildx' is not a docker command.", "docker-buildx"),
+    ],
+)
+def test_a_controller_that_cannot_build_reads_what_to_do(reason: str, step: str) -> None:
+    assert step in docker_step(reason, "ann")
 
 
 def machine(name: str, port: str, bind: str, address: str = "", reach: str = "") -> dict[str, str]:
