@@ -222,8 +222,6 @@ def test_a_reference_checkpoint_deploys_by_variables_alone(
             "labels": str(ROOT / "app" / "data" / "labels" / "cat_breeds.txt"),
             "image_size": size,
         },
-        # Random weights lie closer together than a CPU's bf16 can tell apart.
-        inference_service_env={"API_PRECISION": "fp32"},
     )
     status, answer = post(host.port, photograph.read_bytes())
     assert status == 200
