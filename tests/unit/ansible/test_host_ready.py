@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ import pytest
 
 from plugins.action.host_ready import interpreters, no_python
 from plugins.modules.host_look import lacking
+from tests.unit.ansible.playbook_run import REPOSITORY, run
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 LOOPBACK = "127.0.0.1"
 NEEDED = 10**18
 # Stands for one that wants a password.
@@ -78,22 +77,7 @@ def deploy(folder: Path, hosts: dict[str, dict[str, Any]], **everywhere: Any) ->
     }
     inventory = {"inference_hosts": {"hosts": hosts, "vars": settings}}
     (folder / "hosts.json").write_text(json.dumps(inventory))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            f"-i{folder}/hosts.json",
-            "playbooks/deploy.yml",
-            "--check",
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, " ".join(done.stdout.split())
+    return run(f"-i{folder}/hosts.json", "playbooks/deploy.yml", "--check")
 
 
 def test_one_host_ends_the_run_for_all_before_anything_is_changed(taken: int, tmp_path: Path) -> None:

@@ -7,33 +7,15 @@ import pty
 import re
 import select
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from plugins.action.validate_run import mixed_inventories, no_hosts, other_version, unknown_tags
+from tests.unit.ansible.playbook_run import PLAYBOOK, REPOSITORY, run
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 NOT_STARTED = "Nothing was started."
-
-
-def run(*arguments: str, folder: Path = REPOSITORY, stdin: int = subprocess.DEVNULL) -> tuple[int, str]:
-    """Run ansible-playbook; return its exit code and what it said, in one line."""
-    done = subprocess.run(
-        [PLAYBOOK, *arguments],
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-        | {"ANSIBLE_NOCOLOR": "1"},
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, " ".join(done.stdout.split())
 
 
 def fleet(folder: Path) -> str:

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
 import sys
 import types
 import zipfile
@@ -21,8 +20,7 @@ import yaml
 from plugins.action.validate_sources import balancer_faults, docker_fault, docker_step, image_faults
 from plugins.plugin_utils.checkpoint import SourceError, check_together, read_labels, read_shapes
 from plugins.plugin_utils.model_source import model_faults
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.unit.ansible.playbook_run import REPOSITORY, run
 
 
 class Storage:
@@ -332,22 +330,7 @@ def test_load_balancers_and_hosts_must_go_together() -> None:
 def deploy(inventory: dict[str, Any], folder: Path, *arguments: str) -> tuple[int, str]:
     """Run the real playbook on hosts that nobody can reach; return how it ended and what it said, in one line."""
     (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            f"-i{folder}/hosts.yml",
-            "playbooks/deploy.yml",
-            *arguments,
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, " ".join(done.stdout.split())
+    return run(f"-i{folder}/hosts.yml", "playbooks/deploy.yml", *arguments)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--check",)])
