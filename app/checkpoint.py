@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Checkpoint:
     num_classes: int
     sha256: str
     metrics: dict[str, float]
+    # What the trainer stored beside the weights: arguments, class names, and the like.
+    recorded: dict[str, object] = field(default_factory=dict)
 
 
 def read(path: Path, architecture: str) -> Checkpoint:
@@ -47,6 +49,7 @@ def read(path: Path, architecture: str) -> Checkpoint:
     model.check_architecture(architecture)
     content = _unpickle(path)
     state, metrics = _unwrap(content, path)
+    recorded = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     head: Head = "timm"
     if "classifier.1.weight" in state and any(key.startswith("backbone.") for key in state):
         head = "sequential"
@@ -65,7 +68,7 @@ def read(path: Path, architecture: str) -> Checkpoint:
         num_classes = _rows(state[head_key])
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(state, head, num_classes, sha256, metrics)
+    return Checkpoint(state, head, num_classes, sha256, metrics, recorded)
 
 
 def _unpickle(path: Path) -> object:

@@ -1,5 +1,6 @@
 """The model in service: loaded, warmed up, and described."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from app import cpus, model
+from app import labels as labelled
 from app.bundle import manifest as manifests
 from app.bundle import verify
 from app.checkpoint import read as read_checkpoint
@@ -20,6 +22,8 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from torch import nn
 
+
+log = logging.getLogger(__name__)
 
 CPU_BATCH = 4
 # What a golden sample's probability may change by in a reduced precision; acceptance allows the same.
@@ -146,15 +150,18 @@ def _from_checkpoint(settings: Settings) -> _Source:
             f"API_NUM_CLASSES is {settings.num_classes} but the head of {path} has {checkpoint.num_classes} classes; "
             "set it to what the checkpoint was trained with.",
         )
-    labels_path = settings.labels_path or manifests.default_labels(checkpoint.num_classes)
-    if labels_path is None:
-        raise BundleError(
-            "labels_missing",
-            f"{path} has {checkpoint.num_classes} classes and no labels file is known for that number; set "
-            "API_LABELS_PATH.",
-        )
-    labels = manifests.read_labels(labels_path)
-    manifests.check_labels(labels, checkpoint.num_classes, labels_path)
+    labels = labelled.choose(
+        settings.labels_path,
+        checkpoint.recorded,
+        checkpoint.num_classes,
+        trainers_head=checkpoint.head == "sequential",
+        option="API_LABELS_PATH",
+    )
+    log.log(
+        logging.WARNING if labels.assumed else logging.INFO,
+        "The labels are assumed" if labels.assumed else "The labels are understood",
+        extra={"code": "labels_assumed" if labels.assumed else "labels_read", "detail": labels.understood},
+    )
     inputs = model.default_input(architecture, checkpoint.head, settings.image_size)
     module = model.load(architecture, checkpoint.head, checkpoint.num_classes, inputs.size, checkpoint.state, str(path))
     return _Source(
@@ -165,7 +172,7 @@ def _from_checkpoint(settings: Settings) -> _Source:
         architecture=architecture,
         version=checkpoint.sha256[:12],
         sha256=checkpoint.sha256,
-        labels=labels,
+        labels=labels.names,
         path=path,
         metrics=checkpoint.metrics,
         golden=tuple(sorted((manifests.DATA / "golden").glob("*.jpg"))),

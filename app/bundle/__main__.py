@@ -77,6 +77,7 @@ def _summary(manifest: manifests.Manifest, sha256: str, path: Path) -> dict[str,
         "num_classes": manifest.num_classes,
         "bytes": sum(entry.bytes for entry in manifest.files()),
         "path": str(path),
+        "notes": list(manifest.notes or ()),
     }
 
 
@@ -97,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="class names, one a line; default: cat breeds for 67 classes, ImageNet for 1000",
+        help="class names: text with a name a line, JSON, CSV, or the folder of class folders; default: what the "
+        "checkpoint records, and ImageNet's for 1000 classes",
     )
     create.add_argument("--name", required=True, help="name of the bundle")
     create.add_argument("--version", required=True, help="version of the bundle; a version never changes")

@@ -11,6 +11,7 @@ from pathlib import Path
 import safetensors.torch
 
 from app import checkpoint, model
+from app import labels as labelled
 from app.bundle import manifest as manifests
 from app.bundle.manifest import Activation, Golden, GoldenSample, Manifest, Ranked, Source, describe
 from app.engine import Engine
@@ -52,7 +53,10 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             "bundle_exists", f"{target} already exists and a version never changes; choose another --version."
         )
     read = checkpoint.read(order.checkpoint, order.architecture)
-    labels = _labels(order, read.num_classes)
+    named = labelled.choose(
+        order.labels, read.recorded, read.num_classes, trainers_head=read.head == "sequential", option="--labels"
+    )
+    labels = named.names
     implied = model.default_input(order.architecture, read.head, order.image_size)
     inputs = manifests.make_input({**implied.model_dump(), **order.overrides})
     module = model.load(order.architecture, read.head, read.num_classes, inputs.size, read.state, str(order.checkpoint))
@@ -83,21 +87,10 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             source=Source(checkpoint=order.checkpoint.name, sha256=read.sha256),
             metrics=read.metrics or None,
+            notes=(f"Labels: {named.understood}.",),
         )
         (directory / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest, manifests.sha256_of(target / manifests.FILE_NAME), target
-
-
-def _labels(order: Order, num_classes: int) -> tuple[str, ...]:
-    path = order.labels or manifests.default_labels(num_classes)
-    if path is None:
-        raise BundleError(
-            "labels_missing",
-            f"{order.checkpoint} has {num_classes} classes and no labels file is known for that number; give --labels.",
-        )
-    labels = manifests.read_labels(path)
-    manifests.check_labels(labels, num_classes, path)
-    return labels
 
 
 def _golden(

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import BundleError
+from app.labels import WELL_KNOWN
 
 FILE_NAME = "bundle.json"
 TOP_K = 5
@@ -92,6 +93,8 @@ class Manifest(_Part):
     created: str
     source: Source
     metrics: dict[str, float] | None = None
+    # What was understood and assumed when the bundle was made, a sentence each.
+    notes: tuple[str, ...] | None = None
 
     def files(self) -> list[File]:
         """Every file beside bundle.json."""
@@ -177,7 +180,7 @@ def check_files(manifest: Manifest, directory: Path) -> None:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The labels of a file, one a line, in class order."""
+    """The labels of a bundle's file, one a line, in class order."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -190,20 +193,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return labels
 
 
-def check_labels(labels: tuple[str, ...], num_classes: int, path: Path) -> None:
-    """Refuse labels that do not name every class of the model exactly once per class id."""
-    if len(labels) != num_classes:
-        raise BundleError(
-            "class_count_mismatch",
-            f"{path} names {len(labels)} classes but the model's head has {num_classes}; use the labels the model was "
-            "trained with.",
-        )
-
-
 def default_labels(num_classes: int) -> Path | None:
     """The labels file that belongs to a well-known number of classes."""
-    name = {67: "cat_breeds.txt", 1000: "imagenet_1k.txt"}.get(num_classes)
-    return DATA / "labels" / name if name else None
+    return WELL_KNOWN.get(num_classes)
 
 
 DATA = Path(__file__).resolve().parent.parent / "data"

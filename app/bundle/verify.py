@@ -8,8 +8,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from app import model
-from app.bundle.manifest import Manifest, check_files, check_labels, read, read_labels
+from app.bundle.manifest import Manifest, check_files, read, read_labels
 from app.errors import BundleError
+from app.labels import check_count
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def verify(directory: Path) -> VerifiedBundle:
     check_files(manifest, directory)
     labels_path = directory / manifest.labels.file
     labels = read_labels(labels_path)
-    check_labels(labels, manifest.num_classes, labels_path)
+    check_count(len(labels), manifest.num_classes, str(labels_path))
     weights_path = directory / manifest.weights.file
     try:
         state = safetensors.torch.load_file(weights_path)

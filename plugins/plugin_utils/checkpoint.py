@@ -11,6 +11,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from app import labels
+from app.errors import BundleError
+
 Shapes = dict[str, tuple[int, ...]]
 
 # Containers that trainers put around the weights, as the service's image knows them.
@@ -86,14 +89,21 @@ def _shapes(path: Path, file: BinaryIO) -> Shapes:
         raise SourceError(f"{path} is {'empty' if not head else 'a web page'}, not a checkpoint; copy it again.")
     if path.suffix == ".safetensors":
         return _safetensors(path, file)
-    if head.startswith(b"PK"):
+    return _state(_content(path, file))
+
+
+def _content(path: Path, file: BinaryIO) -> object:
+    """Return what was saved, without running anything of it; None for what only torch may understand."""
+    head = file.read(2)
+    file.seek(0)
+    if head == b"PK":
         if not zipfile.is_zipfile(file):
             raise SourceError(f"The checkpoint {path} is cut off; copy it again.")
         with zipfile.ZipFile(file) as archive:
             data = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-            return _state(_unpickle(BytesIO(archive.read(data[0])), 1)) if data else {}
+            return _unpickle(BytesIO(archive.read(data[0])), 1) if data else None
     # What torch wrote before version 1.6: a magic number, a version, the machine, and then the object.
-    return _state(_unpickle(file, 4)) if head.startswith(b"\x80") else {}
+    return _unpickle(file, 4) if head.startswith(b"\x80") else None
 
 
 def _safetensors(path: Path, file: BinaryIO) -> Shapes:
@@ -123,20 +133,33 @@ def _state(content: object) -> Shapes:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Return the labels of a file, one a line; raise SourceError."""
+    """Return the labels of a file or of a folder of class folders, as the image reads them; raise SourceError."""
     try:
-        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise SourceError(f"The labels {path} cannot be read here ({error.strerror}); correct the path.") from None
-    except UnicodeDecodeError:
-        raise SourceError(f"The labels {path} are not UTF-8 text; save them as such.") from None
-    if not labels or not all(labels):
-        where = f"line {labels.index('') + 1} is empty" if labels else "the file is empty"
-        raise SourceError(f"The labels {path} must name a class a line, and {where}.")
-    return labels
+        return list(labels.read(path).names)
+    except BundleError as error:
+        raise SourceError(error.detail) from None
 
 
-def check_together(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]], labels: Path, count: int) -> None:
+def check_named(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise SourceError when nobody names the classes of a checkpoint, and their number tells nothing."""
+    head = next((name for name in HEADS if name in shapes), None)
+    count = shapes[head][0] if head else 0
+    trainers_head = head == "classifier.1.weight" and any(name.startswith("backbone.") for name in shapes)
+    if count and not labels.well_known(count, trainers_head=trainers_head) and not _records_names(checkpoint):
+        raise SourceError(
+            f"model_bundle_create lacks labels: the checkpoint {checkpoint} has {count} classes and does not say their "
+            "names."
+        )
+
+
+def _records_names(path: Path) -> bool:
+    """Return whether a checkpoint has an entry beside the weights that may name the classes."""
+    with path.open("rb") as file:
+        content = _content(path, file)
+    return isinstance(content, dict) and any(content.get(entry) for entry in labels.ENTRIES)
+
+
+def check_together(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]], origin: Path, count: int) -> None:
     """Raise SourceError when no layer of the checkpoint can have an output for each of the labels."""
     rows = {name: shape[0] for name, shape in shapes.items() if shape}
     if not rows or count in rows.values():
@@ -144,6 +167,6 @@ def check_together(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]], labe
     head = next((name for name in HEADS if name in rows), None)
     has = f"its {head} has {rows[head]}" if head else "no layer of it has as many outputs"
     raise SourceError(
-        f"The labels {labels} name {count} classes, and the checkpoint {checkpoint} was trained for others: {has}. "
+        f"The labels {origin} name {count} classes, and the checkpoint {checkpoint} was trained for others: {has}. "
         "Give the labels that it was trained with."
     )

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from plugins.plugin_utils.checkpoint import SourceError, check_together, read_labels, read_shapes
+from plugins.plugin_utils.checkpoint import SourceError, check_named, check_together, read_labels, read_shapes
 
-NEEDED = ("checkpoint", "architecture", "labels")
+NEEDED = ("checkpoint", "architecture")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -61,16 +61,19 @@ def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
     for key in ("mean", "std"):
         if key in recipe and not triple(recipe[key]):
             yield f"model_bundle_create.{key} must be three numbers, one a color."
-    checkpoint, labels = Path(str(recipe["checkpoint"])).expanduser(), Path(str(recipe["labels"])).expanduser()
-    shapes, names = {}, []
+    checkpoint = Path(str(recipe["checkpoint"])).expanduser()
+    shapes = {}
     try:
         shapes = read_shapes(checkpoint)
     except SourceError as error:
         hint = " The demo's own is fetched by `make demo-checkpoint`." if ".cache/demo/" in str(checkpoint) else ""
         yield f"{error}{hint}"
     try:
-        names = read_labels(labels)
-        check_together(checkpoint, shapes, labels, len(names))
+        if recipe.get("labels"):
+            labels = Path(str(recipe["labels"])).expanduser()
+            check_together(checkpoint, shapes, labels, len(read_labels(labels)))
+        else:
+            check_named(checkpoint, shapes)
     except SourceError as error:
         yield str(error)
     golden = recipe.get("golden")

@@ -132,6 +132,29 @@ def test_labels_of_another_model_are_refused_with_both_numbers(checkpoint: Path,
     assert "its classifier.1.weight has 67" in fault
 
 
+def test_labels_are_needed_where_nobody_names_the_classes(checkpoint: Path, tmp_path: Path) -> None:
+    # The reference project's own trainer writes 67 cat breeds.
+    assert faults(tmp_path, recipe(checkpoint=checkpoint, architecture="resnet50")) == ()
+    plain = {"conv.weight": Tensor(8, 3, 3, 3), "fc.weight": Tensor(67, 8), "fc.bias": Tensor(67)}
+
+    def saved(**beside: object) -> tuple[str, ...]:
+        path = tmp_path / "plain.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("plain/data.pkl", pickled({"state_dict": plain, **beside}))
+        return faults(tmp_path, recipe(checkpoint=path, architecture="resnet50"))
+
+    (fault,) = saved()
+    assert "model_bundle_create lacks labels" in fault
+    assert "has 67 classes and does not say their names" in fault
+    assert saved(class_to_idx={f"class {number}": number for number in range(67)}) == ()
+
+
+def test_class_folders_are_labels(checkpoint: Path, tmp_path: Path) -> None:
+    for number in range(67):
+        (tmp_path / "train" / f"class {number:02}").mkdir(parents=True)
+    assert faults(tmp_path, recipe(checkpoint=checkpoint, architecture="a", labels=tmp_path / "train")) == ()
+
+
 def test_a_head_that_is_not_known_is_not_judged_by_its_name(tmp_path: Path) -> None:
     check_together(tmp_path, {"odd.weight": (67, 8, 1, 1), "stem.weight": (8, 3)}, tmp_path, 67)
     check_together(tmp_path, {}, tmp_path, 67)
@@ -191,7 +214,7 @@ def test_the_labels_that_we_ship_are_read() -> None:
 
 def test_everything_that_is_wrong_with_a_recipe_is_said_at_once(labels: Path, tmp_path: Path) -> None:
     assert faults(tmp_path, recipe(checkpoint="x")) == (
-        "model_bundle_create lacks architecture, labels; it needs checkpoint, architecture, labels.",
+        "model_bundle_create lacks architecture; it needs checkpoint, architecture.",
     )
     said = "\n".join(
         faults(

@@ -67,7 +67,7 @@ def test_a_bundle_has_the_documented_content(bundle: Path) -> None:
     content = json.loads((bundle / "bundle.json").read_text())
     assert list(content) == [
         "schema", "name", "version", "architecture", "head", "num_classes", "activation", "input", "weights", "labels",
-        "golden", "golden_samples", "created", "source",
+        "golden", "golden_samples", "created", "source", "notes",
     ]  # fmt: skip
     assert content["schema"] == 1
     assert (content["name"], content["version"], content["architecture"]) == ("small", "1", SMALL)

@@ -1,0 +1,45 @@
+"""The command line that model_bundle_create becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from plugins.filter.bundle_recipe import class_folders, create_arguments
+
+
+def test_every_option_becomes_one_word_and_files_lie_in_the_workplace(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.touch()
+    recipe = {
+        "checkpoint": "/srv/best model.pth",
+        "architecture": "resnet50",
+        "labels": str(labels),
+        "golden": "/srv/photos/",
+        "image_size": 224,
+        "mean": [0.5, 0.5, 0.5],
+        "std": "[0.2, 0.2, 0.2]",
+        "threshold": {"cat": 0.3},
+        "interpolation": "",
+    }
+    assert create_arguments(recipe, "/work") == [
+        "--checkpoint=/work/checkpoint/best model.pth",
+        "--architecture=resnet50",
+        "--labels=/work/labels/labels.csv",
+        "--golden=/work/golden/photos",
+        "--image-size=224",
+        "--mean=0.5,0.5,0.5",
+        "--std=0.2, 0.2, 0.2",
+        '--threshold={"cat": 0.3}',
+    ]
+
+
+def test_of_class_folders_only_the_names_are_brought(tmp_path: Path) -> None:
+    for name in ("dog", "cat"):
+        (tmp_path / name).mkdir()
+    assert create_arguments({"labels": str(tmp_path)}, "/work") == ["--labels=/work/labels/labels.json"]
+    assert class_folders(str(tmp_path)) == '["cat", "dog"]'
+    with pytest.raises(AnsibleFilterError, match="holds no class folders"):
+        class_folders(str(tmp_path / "cat"))
