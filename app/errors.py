@@ -8,6 +8,8 @@ STATUS_OF_CODE = {
     "empty_file": 400,
     "malformed_multipart": 400,
     "too_many_files": 400,
+    "malformed_request": 400,
+    "origin_not_allowed": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "body_too_large": 413,

@@ -24,7 +24,13 @@ class JsonFormatter(logging.Formatter):
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    """The character, or its escape where a terminal would obey it, turn the line around, or show nothing."""
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def configure(level: str, directory: Path | None = None) -> None:

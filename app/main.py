@@ -27,9 +27,10 @@ def create_app(settings: Settings | None = None, loading: Loading | None = None)
     service = Service(settings, loading or Loading(settings))
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Service]]:
         service.start()
-        yield
+        # What a connection knows of it before there is a request.
+        yield {"service": service}
         service.stop()
 
     app = FastAPI(
@@ -37,6 +38,10 @@ def create_app(settings: Settings | None = None, loading: Loading | None = None)
         version=__version__,
         description='Classifies images with one timm model. Every error is `{"detail", "code"}`.',
         lifespan=lifespan,
+        # A redirect would name a host and a scheme, of which the service knows nothing; both spellings have an answer.
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.add_middleware(Exchange, service=service)
@@ -66,4 +71,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.url.path}: {error.detail}."
-    return _envelope(request, error.status_code, code, detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if "GET" in headers.get("Allow", "").split(", "):
+        headers["Allow"] += ", HEAD"
+    return _envelope(request, error.status_code, code, detail, headers)

@@ -2,11 +2,26 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-_encode: Callable[[CollectorRegistry], bytes] = generate_latest
+from app.negotiation import preference
+
+_OPENMETRICS = "application/openmetrics-text"
+_Encoder = Callable[[CollectorRegistry], bytes]
+_hide_created: Callable[[], None] = disable_created_metrics
+# The time at which a counter began is a metric of its own in the text format.
+_hide_created()
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -63,6 +78,10 @@ class Metrics:
         )
         self.predictions = Counter("inference_predictions", "Images classified.", registry=self.registry)
 
-    def exposition(self) -> bytes:
-        """The metrics in the OpenMetrics text format."""
-        return _encode(self.registry)
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The metrics and their content type: the format OpenMetrics for who prefers it, else Prometheus' own text."""
+        encode: _Encoder = generate_latest
+        content_type: str = CONTENT_TYPE_PLAIN_0_0_4
+        if preference(accept, _OPENMETRICS) > preference(accept, "text/plain"):
+            encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
+        return encode(self.registry), content_type

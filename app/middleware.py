@@ -1,22 +1,23 @@
-"""What every request gets: an id, the version headers, metrics, an access log line, and an answer whatever happens."""
+"""What every request gets: an id, the common headers, metrics, an access log line, and an answer whatever happens."""
 
+import ipaddress
 import json
 import logging
 import re
 import time
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import __version__
-from app.lifecycle import State
+from app.cors import Cors
+from app.heads import NO_PAGE, RawHeaders, marks, new_request_id
 from app.service import Service
 
 log = logging.getLogger("app.access")
 
 # Asked for all the time by machines; a drain does not wait for them, and the log hides them.
 _PROBES = ("/health", "/health/live", "/health/ready", "/metrics")
+_METHODS = ("GET", "POST", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -26,6 +27,8 @@ class Exchange:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
+        self._cors = Cors(service.settings.cors_origins or frozenset())
+        self._proxies = service.settings.trusted_proxies or ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -33,23 +36,27 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = new_request_id()
+        asked = _as_routed(scope)
         status = 0
 
         async def send_marked(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._mark(MutableHeaders(scope=message), request_id)
+                message = {**message, "headers": self._marked(message, request_id, headers)}
             await send(message)
 
-        probe = scope["path"] in _PROBES
+        probe = asked["path"] in _PROBES
         lifecycle = self._service.lifecycle
         if not probe:
             lifecycle.request_started()
         try:
-            await self._app(scope, receive, send_marked)
+            answering = self._cors.preflight(scope["method"], headers) or self._app
+            await answering(asked, receive, send_marked)
         except Exception:  # a defect of ours: the client still gets the envelope, the log the traceback
             log.exception("The request failed", extra={"request_id": request_id, "path": scope["path"]})
             self._service.metrics.errors.labels("internal_error").inc()
@@ -58,35 +65,50 @@ class Exchange:
         finally:
             if not probe:
                 lifecycle.request_ended()
-            self._record(scope, status, time.perf_counter() - started, request_id, probe=probe)
+            seconds = time.perf_counter() - started
+            route = getattr(asked.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._service.metrics.requests.labels(method, route, str(status)).inc()
+            self._service.metrics.request_duration.labels(route).observe(seconds)
+            log.log(
+                logging.DEBUG if probe else logging.INFO,
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "duration_ms": round(seconds * 1000, 3),
+                    "client": self._client(scope, headers),
+                    "request_id": request_id,
+                },
+            )
 
-    def _mark(self, headers: MutableHeaders, request_id: str) -> None:
-        service = self._service
-        headers["X-API-Version"] = __version__
-        headers["X-Model-Version"] = service.model.version if service.model else "unknown"
-        headers["X-Request-ID"] = request_id
-        if service.settings.release_id:
-            headers["X-Release-ID"] = service.settings.release_id
-        if service.lifecycle.state is State.DRAINING:
-            # So that pooled connections move to another instance.
-            headers["Connection"] = "close"
+    def _marked(self, message: Message, request_id: str, asked: Headers) -> RawHeaders:
+        headers: RawHeaders = [*message.get("headers", ()), *marks(self._service, request_id), *self._cors.marks(asked)]
+        if not any(name == NO_PAGE[0] for name, _ in headers):
+            headers.append(NO_PAGE)
+        return headers
 
-    def _record(self, scope: Scope, status: int, seconds: float, request_id: str, *, probe: bool) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
-        self._service.metrics.requests.labels(method, route, str(status)).inc()
-        self._service.metrics.request_duration.labels(route).observe(seconds)
-        log.log(
-            logging.DEBUG if probe else logging.INFO,
-            "request",
-            extra={
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "duration_ms": round(seconds * 1000, 3),
-                "request_id": request_id,
-            },
-        )
+    def _client(self, scope: Scope, headers: Headers) -> str:
+        """The client's address: a trusted proxy's word for it is the last one, whatever the client said before."""
+        peer: str = (scope.get("client") or ("",))[0]
+        forwarded = headers.getlist("x-forwarded-for")
+        if not forwarded or not self._proxies:
+            return peer
+        try:
+            if any(ipaddress.ip_address(peer) in network for network in self._proxies):
+                return str(ipaddress.ip_address(forwarded[-1].rpartition(",")[2].strip()))
+        except ValueError:
+            log.debug("A trusted proxy names no address", extra={"client": peer})
+        return peer
+
+
+def _as_routed(scope: Scope) -> Scope:
+    """The request as the routes know it: HEAD is a GET whose body the server leaves out, a slash at the end is none."""
+    path, method = scope["path"], scope["method"]
+    if method != "HEAD" and (path == "/" or not path.endswith("/")):
+        return scope
+    return {**scope, "path": path.removesuffix("/") or "/", "method": "GET" if method == "HEAD" else method}
 
 
 async def _answer_internal_error(send: Send) -> None:

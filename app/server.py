@@ -7,6 +7,8 @@ import uvicorn
 from app.lifecycle import Lifecycle
 from app.loading import Loading
 from app.main import create_app
+from app.protocol import Protocol
+from app.service import Service
 from app.settings import Settings
 
 
@@ -37,16 +39,20 @@ class Server(uvicorn.Server):
 def run(settings: Settings, loading: Loading) -> int:
     """Serve until told to stop; returns the exit code."""
     app = create_app(settings, loading)
-    lifecycle: Lifecycle = app.state.service.lifecycle
+    service: Service = app.state.service
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=Protocol,
+        ws="none",
+        # Who is a proxy is a setting of the service, not an address that uvicorn trusts.
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
         workers=1,
     )
-    Server(config, lifecycle).run()
-    return lifecycle.exit_code
+    Server(config, service.lifecycle).run()
+    return service.lifecycle.exit_code

@@ -3,18 +3,35 @@
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
 
 PREFIX = "API_"
 # In a container the published address decides who reaches the service.
 EVERY_ADDRESS = str(ipaddress.IPv4Address(0))
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#,@A-Z]+")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _origins(value: str | None) -> frozenset[str] | None:
+    if value is None:
+        return None
+    origins = frozenset(part.strip() for part in value.split(","))
+    if wrong := sorted(origin for origin in origins if not _ORIGIN.fullmatch(origin)):
+        raise ValueError(f"{wrong[0]!r} is no origin; write scheme://host[:port] in small letters, or * for every page")
+    return origins
+
+
+def _networks(value: str | None) -> tuple[Network, ...] | None:
+    return None if value is None else tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
 
 
 class Settings(BaseSettings):
@@ -62,6 +79,13 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=8, ge=1, description="Most images in one forward; at most 4 on a CPU.")
     request_timeout_seconds: float = Field(default=30.0, gt=0, description="Deadline of a request; past it 504.")
     drain_seconds: float = Field(default=30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
+
+    cors_origins: Annotated[frozenset[str] | None, NoDecode, BeforeValidator(_origins)] = Field(
+        default=None, description="Origins whose pages may read the answers, separated by commas; * for every page."
+    )
+    trusted_proxies: Annotated[tuple[Network, ...] | None, NoDecode, BeforeValidator(_networks)] = Field(
+        default=None, description="Addresses and networks whose X-Forwarded-For is believed, separated by commas."
+    )
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = Field(
         default="info", description="Least level logged."

@@ -4,7 +4,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.lifecycle import State
-from app.metrics import CONTENT_TYPE
 from app.schemas import ErrorAnswer, Live, Ready, Unready
 from app.service import Service
 
@@ -46,8 +45,9 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    """Show the metrics in the OpenMetrics format."""
-    return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE)
+    """Show the metrics in the format the client would rather have."""
+    content, content_type = _service(request).metrics.exposition(request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type, "Vary": "Accept"})
 
 
 def _service(request: Request) -> Service:

@@ -258,13 +258,11 @@ def test_the_openapi_document_describes_both_ways_to_send_an_image(server: Serve
     assert set(paths[PREDICT]["post"]["responses"]) == {"200", "400", "413", "422", "503", "504"}
 
 
-def test_metrics_are_openmetrics_with_few_labels(server: Server) -> None:
+def test_metrics_have_few_labels(server: Server) -> None:
     server.post(**form(CAT.read_bytes()))
     server.get("/nowhere/1")
     server.get("/nowhere/2")
     answer = server.get("/metrics")
-    assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    assert answer.text.endswith("# EOF\n")
     assert 'inference_build_info{device="cpu",model_name="small",model_version="1"' in answer.text
     assert f'route="{PREDICT}",status="200"' in answer.text
     assert 'route="unmatched",status="404"' in answer.text

@@ -1,5 +1,7 @@
 import json
+import logging
 
+from app.logs import JsonFormatter
 from tests.unit.app.support import fresh
 
 
@@ -17,3 +19,11 @@ def test_every_line_is_json_also_a_librarys_warning() -> None:
     assert "an argument is\nout of date" in first["message"]
     assert (second["level"], second["message"], second["code"]) == ("info", "done", "fine")
     assert not done.stderr
+
+
+def test_what_a_terminal_would_obey_or_turn_around_is_escaped_and_the_rest_readable() -> None:
+    path = "/\u202egpj.exe \u2066\u200b\x9b31m\x7f\x1b[2J\u2028\ud800\U000e0041 Käse 猫"
+    line = JsonFormatter().format(logging.makeLogRecord({"msg": "request", "path": path}))
+    assert line.isprintable()
+    assert "Käse 猫" in line
+    assert json.loads(line)["path"] == path
