@@ -5,6 +5,7 @@ STATUS_OF_CODE = {
     "corrupted_image": 400,
     "image_too_small": 400,
     "image_too_large": 400,
+    "image_too_complex": 400,
     "empty_file": 400,
     "malformed_multipart": 400,
     "too_many_files": 400,

@@ -15,6 +15,8 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vectorised
 
+from app import anatomy
+from app.anatomy import UnsoundError
 from app.bundle.manifest import Input
 from app.errors import ServiceError
 from app.timing import shortest
@@ -28,6 +30,10 @@ MAX_ASPECT_RATIO = 100
 FAST_MARGIN = 3
 # The sizes that libjpeg-turbo has vectorised code for, the smallest first.
 JPEG_DIVISORS = (8, 4, 2)
+
+# Samples that a decoder may go through for each of the most pixels. An encoder's ten scans of four components make
+# twenty.
+MAX_PASSES = 40
 
 # What torch resizes bytes with, as Pillow does it but for rounding: no pixel differs by more than one of 255.
 VECTORISED = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
@@ -78,10 +84,11 @@ class Decoder:
         if mode == "fast":
             self._steps[0] = _faster(self._steps[0])
 
-    def decode(self, content: bytes | memoryview) -> DecodedImage:
+    def decode(self, content: bytes) -> DecodedImage:
         """Check and decode one image; a ServiceError says why it is refused."""
         if not content:
             raise ServiceError("empty_file", "The file is empty; send the bytes of an image.")
+        self._check_work(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = self._open(content)
@@ -95,7 +102,23 @@ class Decoder:
             picture = step(picture)
         return DecodedImage(_to_tensor(picture), *original)
 
-    def _decode_jpeg(self, image: Image.Image, content: bytes | memoryview) -> torch.Tensor | None:
+    def _check_work(self, content: bytes) -> None:
+        """Refuse a picture whose structure asks for far more work than its pixels."""
+        try:
+            found = anatomy.examine(content)
+        except UnsoundError as error:
+            raise _corrupted(error) from None
+        if not found:
+            return
+        self._check_size(found.width, found.height)
+        if found.samples > MAX_PASSES * self._max_pixels:
+            raise ServiceError(
+                "image_too_complex",
+                f"The image is too complex: its scans go over {found.samples // 10**6} million samples, and "
+                f"{MAX_PASSES * self._max_pixels // 10**6} million are the most; save it again, not progressive.",
+            )
+
+    def _decode_jpeg(self, image: Image.Image, content: bytes) -> torch.Tensor | None:
         """The pixels of a JPEG, at the smallest size that is enough; nothing where Pillow has to decode it."""
         if not self._enough or _format(image) != "JPEG" or image.mode not in ("RGB", "L"):
             return None
@@ -107,7 +130,7 @@ class Decoder:
             return None
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    def _open(self, content: bytes | memoryview) -> Image.Image:
+    def _open(self, content: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:

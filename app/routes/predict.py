@@ -86,7 +86,6 @@ async def predict_batch(request: Request) -> Response:
 
     async def classify(upload: uploads.Upload) -> Prediction | FileError:
         try:
-            uploads.check_type(upload)
             uploads.check_length(upload, limits.max_upload_bytes)
             return await service.classify(upload)
         except ServiceError as error:

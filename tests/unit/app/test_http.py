@@ -14,7 +14,18 @@ from PIL import Image
 
 import app
 from app.bundle import manifest
-from tests.unit.app.support import CAT, CLASSES, GOLDEN, ROOT, Server, picture, timm_model, timm_transform, wait_for
+from tests.unit.app.support import (
+    CAT,
+    CLASSES,
+    GOLDEN,
+    ROOT,
+    Server,
+    picture,
+    scans,
+    timm_model,
+    timm_transform,
+    wait_for,
+)
 from tests.unit.app.test_imaging import header_only_png
 
 PREDICT = "/api/v1/predict"
@@ -93,19 +104,23 @@ def test_a_batch_answers_in_order_with_an_error_in_the_place_of_a_bad_file(serve
 
 
 HUGE = b"\xff\xd8\xff" + b"\0" * 11_000_000
+DEAR_HEADERS = b"--B\r\nContent-Disposition: form-data" + b";a=b" * 1950 + b"\r\n\r\n\r\n"
+DEAR_HEADERS = DEAR_HEADERS * 1000 + b"--B--\r\n"
 BAD_INPUT = [
     ("text as JPEG", form(b"this is text"), 400, "invalid_file_type", "Invalid file type"),
-    ("wrong content type", form(CAT.read_bytes(), kind="text/plain"), 400, "invalid_file_type", "Invalid file type"),
     ("wrong body type", raw(b"{}", "application/json"), 400, "invalid_file_type", "Invalid file type"),
     ("truncated JPEG", form(CAT.read_bytes()[:15_000]), 400, "corrupted_image", "corrupted"),
     ("1x1", form(picture(size=(1, 1), kind="PNG")), 400, "image_too_small", "too small"),
     ("20000x20000 PNG", form(header_only_png(20_000, 20_000)), 400, "image_too_large", "too large"),
+    ("7000x7000 in 250 scans", form(scans(7000, 250)), 400, "image_too_complex", "too complex"),
+    ("300 scans", form(scans(64, 300)), 400, "corrupted_image", "more than 256 times"),
     ("11 MB form", form(HUGE), 413, "body_too_large", "10485760"),
     ("11 MB body", raw(HUGE), 413, "body_too_large", "10485760"),
     ("empty file", form(b""), 400, "empty_file", "empty"),
     ("empty image body", raw(b""), 400, "empty_file", "empty"),
     ("missing field", form(CAT.read_bytes(), field="photo"), 422, "missing_file", "`file`"),
     ("nothing at all", {}, 422, "missing_file", "`file`"),
+    ("1,000 dear headers", raw(DEAR_HEADERS, "multipart/form-data; boundary=B"), 400, "malformed_multipart", "4096"),
     ("broken form", raw(b"--x", "multipart/form-data; boundary=y"), 400, "malformed_multipart", "boundary"),
 ]
 
@@ -120,6 +135,24 @@ def test_bad_input_gets_its_documented_answer(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert said in answer.json()["detail"]
     assert set(answer.json()) == {"detail", "code"}
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "unicode_escape", "nonsense"])
+def test_a_file_name_in_any_charset_is_no_defect(server: Server, charset: str) -> None:
+    head = f"Content-Disposition: form-data; name=file; filename*={charset}''a%5Cud800"
+    body = f"--B\r\n{head}\r\n\r\n".encode() + CAT.read_bytes() + b"\r\n--B--\r\n"
+    answer = server.post(**raw(body, "multipart/form-data; boundary=B"))
+    assert (answer.status_code, answer.json()["image_metadata"]["filename"]) == (200, "a\\ud800")
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "image", "*/*", "text/plain", "binary/octet-stream", "application/x-www-form-urlencoded"]
+)
+def test_whatever_type_is_declared_the_bytes_decide(server: Server, kind: str) -> None:
+    assert server.post(**raw(CAT.read_bytes(), kind)).status_code == 200
+    head = f'--B\r\nContent-Disposition: form-data; name="file"\r\nContent-Type: {kind}\r\n\r\n'.encode()
+    body = head + CAT.read_bytes() + b"\r\n--B--"
+    assert server.post(**raw(body, "multipart/form-data; boundary=B")).status_code == 200
 
 
 def test_memory_stays_flat_under_bad_input(server: Server) -> None:

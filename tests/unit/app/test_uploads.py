@@ -56,7 +56,7 @@ def test_the_file_is_found_among_the_fields_of_a_form() -> None:
     )
     upload = one(request(body))
     assert bytes(upload.content) == b"\r\n--bytes\r\n"
-    assert (upload.filename, upload.content_type) == ("a cat.jpg", "image/jpeg")
+    assert upload.filename == "a cat.jpg"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_file_names_arrive_as_they_were_meant(written: str, filename: str | None
     ],
 )
 def test_a_part_s_header_may_be_written_in_any_way(head: str) -> None:
-    assert one(request(form((head, b"x")))) == Upload(memoryview(b"x"), "a.jpg", "image/jpeg")
+    assert one(request(form((head, b"x")))) == Upload(b"x", "a.jpg")
 
 
 def test_a_raw_image_body_needs_no_form() -> None:
@@ -113,8 +113,6 @@ def test_files_of_a_batch_keep_their_order() -> None:
         (request(b"--frontier--\r\n"), "missing_file"),
         (request(b"", ""), "missing_file"),
         (request(b"", "image/jpeg"), None),
-        (request(b"{}", "application/json"), "invalid_file_type"),
-        (request(form((disposition("file") + "\r\nContent-Type: text/plain", b"x"))), "invalid_file_type"),
         (request(b"no boundary here"), "malformed_multipart"),
         (request(form((disposition("file"), b"x"), end=b"")), "malformed_multipart"),
         (request(b"--frontier"), "malformed_multipart"),
