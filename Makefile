@@ -30,6 +30,18 @@ deploy: $(VENV)/.deploy $(if $(filter inventory/local,$(INVENTORY:/=)),$(DEMO)) 
 verify: $(VENV)/.deploy ## Check the hosts of INVENTORY and report, changing nothing
 	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
 
+.PHONY: status
+status: $(VENV)/.deploy ## Show what the hosts of INVENTORY serve, and served
+	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/status.yml $(ARGS)
+
+.PHONY: rollback
+rollback: $(VENV)/.deploy ## Bring the hosts of INVENTORY back to the release before
+	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/rollback.yml $(ARGS)
+
+.PHONY: logs
+logs: $(VENV)/.deploy ## Show the last lines of all containers; ARGS="-e logs_follow=true" goes on
+	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/logs.yml $(ARGS)
+
 .PHONY: test
 test: $(VENV)/.test $(DEMO) ## Run every stage: lint, unit, molecule, integration
 	@$(VENV)/bin/python scripts/run-tests

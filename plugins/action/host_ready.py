@@ -67,7 +67,8 @@ class ActionModule(HostScript):
         # Which Python it is needs not be found out again.
         result["ansible_facts"] = looked.get("ansible_facts", {})
         if problems:
-            return {**result, "failed": True, "msg": " ".join([*problems, "Nothing was changed."])}
+            words = " ".join([*problems, "Nothing was changed."])
+            return {**result, "failed": True, "msg": words, "examined": "refused" in looked}
         return {**result, "changed": False}
 
     def _obstacle(self, host: str, names: list[str], looked: dict[str, Any]) -> str:

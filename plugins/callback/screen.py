@@ -79,11 +79,15 @@ TICK = 0.5
 # A phase that takes longer, changes something or has more to say gets a line of its own.
 SHORT_SECONDS = 2.0
 SHORT_NOTE = 60
+# What a clock would round to nothing.
+NO_TIME = 0.05
 # Of what is under way on more hosts than that, the rest is counted.
 MOST_LIVE = 10
 WIDTH_ELSEWHERE = 110
 # A line of a message that says what it is, as in "Device:  cpu"; such lines stand side by side.
 LABELED = re.compile(r"[A-Z]\w*: +\S")
+# Actions that show what they do as they do it.
+SPEAKS_ITSELF = ("service_logs",)
 NOTHING_SAID = ("", "All assertions passed")
 
 
@@ -297,6 +301,8 @@ class CallbackModule(DefaultCallback):
         self._tracks: dict[str, Track] = {}
         self._sentences: dict[str, str] = {}
         self._phases: dict[str, str] = {}
+        # Those of task files of playbooks, not of roles.
+        self._of_playbooks: set[str] = set()
         self._play_name = ""
         # Where tasks say how far they are; nowhere when the action that they share is not among the plugins.
         self._progress: Path | None = None
@@ -366,7 +372,7 @@ class CallbackModule(DefaultCallback):
             track.phase, track.began, track.last = phase, now, 0.0
         if not track.task and now - track.idle > TICK:
             track.said = now
-        track.task = self._sentence(task)
+        track.task = "" if task.action in SPEAKS_ITSELF else self._sentence(task)
 
     @for_people
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -451,7 +457,12 @@ class CallbackModule(DefaultCallback):
         return self._sentences.get(task._uuid) or (task.name or task.action).rpartition(" | ")[2]
 
     def _phase(self, task: Any) -> str:
-        return self._phases.setdefault(task._uuid, phase_of(places_of(task), self._play_name))
+        if task._uuid not in self._phases:
+            places = places_of(task)
+            self._phases[task._uuid] = phase = phase_of(places, self._play_name)
+            if not any(role for role, _ in places):
+                self._of_playbooks.add(phase)
+        return self._phases[task._uuid]
 
     def _ended(self, result: Any) -> Track:
         """Return the host of a task that ended."""
@@ -573,7 +584,7 @@ class CallbackModule(DefaultCallback):
             changed = f"{changes} {'would change' if context.CLIARGS.get('check') else 'changed'}"
             words = [*([changed] if changes else []), *notes]
             self._say(f"{self._name(track)}{entry}{': ' * bool(words)}{'; '.join(words)}", color)
-        elif notes or phase != self._play_name:
+        elif notes or not (phase == self._play_name or (phase in self._of_playbooks and seconds < NO_TIME)):
             # What a playbook itself does on the way, without a word or a change, is no news.
             entry += f" ({' '.join(notes)})" if notes else ""
             if track.waiting and len(self._name(track) + "   ".join([*track.waiting, entry])) > self._room():

@@ -1,4 +1,4 @@
-"""Filter: where a load balancer reaches the hosts of a service."""
+"""Filters: where a load balancer reaches the hosts of a service, and which ones it does not reach."""
 
 from __future__ import annotations
 
@@ -19,9 +19,27 @@ def balanced_hosts(hosts: Iterable[str], variables: Mapping[str, Mapping[str, An
     return found
 
 
+def socket_address(address: str, port: int) -> str:
+    """Return an address with a port, as HAProxy and URLs write it."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def balancer_trouble(look: Mapping[str, Any], hosts: Iterable[Mapping[str, Any]]) -> str:
+    """Return what is wrong with a load balancer, from the answer of module balancer_facts."""
+    places = {host["name"]: socket_address(host["address"], host["port"]) for host in hosts}
+    down = [f"{name} ({places.get(name, 'unknown')}, {state})" for name, state in sorted(look["down"].items())]
+    if down:
+        return f"it does not reach {', '.join(down)}"
+    return f"it does not answer: {look['reason']}"
+
+
 class FilterModule:
     """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"balanced_hosts": balanced_hosts}
+        return {
+            "balanced_hosts": balanced_hosts,
+            "balancer_trouble": balancer_trouble,
+            "socket_address": socket_address,
+        }

@@ -59,13 +59,35 @@ def findings_verdict(findings: Sequence[dict[str, Any]]) -> str:
     return "warning" if counted else "ok"
 
 
+def judged_host(looked: dict[str, Any], waivers: Sequence[dict[str, str]], refusal: str = "") -> dict[str, Any]:
+    """Return facts, findings and verdict of a host from the answer of gpu_host_facts.
+
+    refusal says what keeps the host from having the service besides, or why it could not be examined; the report has it
+    where there is one.
+    """
+    findings = waive_findings(looked.get("findings", []), waivers)
+    lost = bool(looked.get("unreachable"))
+    return {
+        "facts": {**looked.get("facts", {}), "flavor": looked.get("flavor", {})},
+        "findings": findings,
+        "verdict": "unreachable" if lost else "error" if refusal else findings_verdict(findings),
+        **({"refusal": refusal} if refusal else {}),
+    }
+
+
 def host_report(report: dict[str, Any], host: str) -> str:
     """Lay one host's report (`facts`, `findings`, `verdict`) out as a table with its findings below."""
     rows = [("verdict", str(report["verdict"])), *_rows(report.get("facts") or {})]
     width = max(len(name) for name, _ in rows)
     table = [f"{name:<{width}}  {value}" for name, value in rows]
     findings = report.get("findings") or []
-    tail = [findings_text(findings)] if findings else ["No findings."]
+    tail = [report["refusal"]] if report.get("refusal") else []
+    if findings:
+        tail.append(findings_text(findings))
+    elif report["verdict"] == "unreachable":
+        tail.append("Nothing was found out, as the host could not be reached.")
+    elif not tail:
+        tail.append("No findings.")
     return "\n".join([host, "-" * len(host), *table, "", *tail])
 
 
@@ -110,4 +132,5 @@ class FilterModule:
             "findings_text": findings_text,
             "findings_verdict": findings_verdict,
             "host_report": host_report,
+            "judged_host": judged_host,
         }

@@ -99,11 +99,14 @@ def inspect_instance(container: str) -> Instance:
     return parse_instance(json.loads(run_docker(["inspect", "--type", "container", container]))[0])
 
 
-def last_log_lines(container: str, lines: int = 15) -> list[str]:
-    """Return the last lines that the container wrote, oldest first; empty when it has no log."""
+def last_log_lines(container: str, lines: int = 15, *options: str) -> list[str]:
+    """Return the last lines that the container wrote, oldest first; empty when it has no log.
+
+    options are further ones of `docker logs`.
+    """
     try:
         done = subprocess.run(
-            ["docker", "logs", "--tail", str(lines), container],
+            ["docker", "logs", "--tail", str(lines), *options, container],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MAP_KEY = "live"
 # In the running gateway's map only, so that a gateway that restarts is not drained any more.
@@ -80,11 +81,39 @@ def statistics(admin_socket: Path, backend: str) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(io.StringIO(text)) if row.get("pxname") == backend]
 
 
+def is_up(row: dict[str, str]) -> bool:
+    """Return whether a row of ``show stat`` is that of a server that gets requests."""
+    return row["status"].startswith("UP")
+
+
+def state_words(row: dict[str, str]) -> str:
+    """Return the state of a server; of one that is down with what its last check found."""
+    check = "" if is_up(row) else (row.get("check_status") or "").lstrip("* ")
+    return f"{row['status']} ({check})" if check else row["status"]
+
+
+def servers(admin_socket: Path, backend: str) -> list[dict[str, Any]]:
+    """Return name, address and state of each server of a backend, and whether it gets requests."""
+    return [
+        {
+            "name": row["svname"],
+            "address": row.get("addr") or "",
+            "state": state_words(row),
+            "up": is_up(row),
+        }
+        for row in statistics(admin_socket, backend)
+        if row["svname"] not in ("FRONTEND", "BACKEND")
+    ]
+
+
 def servers_down(admin_socket: Path, backend: str, wanted: set[str]) -> dict[str, str]:
     """Return name and state of the wanted servers that the gateway does not see up."""
-    rows = {row["svname"]: row for row in statistics(admin_socket, backend)}
-    states = {name: rows[name]["status"] if name in rows else "unknown to the gateway" for name in wanted}
-    return {name: state for name, state in states.items() if not state.startswith("UP")}
+    seen = {server["name"]: server for server in servers(admin_socket, backend)}
+    return {
+        name: seen[name]["state"] if name in seen else "unknown to the gateway"
+        for name in wanted
+        if name not in seen or not seen[name]["up"]
+    }
 
 
 def wait_until_up(admin_socket: Path, backend: str, wanted: set[str], seconds: float) -> dict[str, str]:
@@ -118,11 +147,11 @@ def wait_until_serving(admin_socket: Path, map_path: str, seconds: float) -> str
     while True:
         try:
             colour = live_colour(admin_socket, map_path)
-            states = {row["svname"]: row["status"] for row in statistics(admin_socket, f"bk_{colour}")}
-            servers = {name: state for name, state in states.items() if name not in ("FRONTEND", "BACKEND")}
-            if any(state.startswith("UP") for state in servers.values()):
+            seen = servers(admin_socket, f"bk_{colour}")
+            if any(server["up"] for server in seen):
                 return ""
-            reason = ", ".join(f"{colour}-{name}: {state}" for name, state in servers.items()) or f"{colour} is live"
+            reason = ", ".join(f"{colour}-{server['name']}: {server['state']}" for server in seen)
+            reason = reason or f"{colour} is live"
         except GatewayError as error:
             reason = str(error)
         if time.monotonic() >= deadline:

@@ -15,6 +15,9 @@ LABEL_COMPOSE_ONE_OFF = "com.docker.compose.oneoff"
 GATEWAY = "gateway"
 # How the engine writes "every address" when it is given none.
 EVERYWHERE = str(ipaddress.IPv4Address(0))
+LOOPBACK = "127.0.0.1"
+# The port that a link need not name.
+HTTP = 80
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Address:
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
     @property
+    def link(self) -> str:
+        """The address as people write it."""
+        host = f"[{self.ip}]" if ":" in self.ip else self.ip
+        return f"http://{host}" if self.port == HTTP else f"http://{self}"
+
+    @property
     def everywhere(self) -> bool:
         """Whether this is the port on every address of the host."""
         return ipaddress.ip_address(self.ip).is_unspecified
@@ -35,7 +44,7 @@ class Address:
     @property
     def url(self) -> str:
         """Where the host itself reaches it."""
-        loopback = "::1" if ":" in self.ip else "127.0.0.1"
+        loopback = "::1" if ":" in self.ip else LOOPBACK
         return f"http://{Address(loopback, self.port) if self.everywhere else self}"
 
     def overlaps(self, other: Address) -> bool:
@@ -45,7 +54,10 @@ class Address:
 
 @dataclass(frozen=True)
 class Look:
-    """What a service answers at the address that its gateway publishes; reason says why it does not."""
+    """What a service answers at the address that its gateway publishes; reason says why it does not.
+
+    The url is for the host itself, usable for people: empty when only the host reaches it.
+    """
 
     answers: bool = False
     url: str = ""
@@ -54,7 +66,9 @@ class Look:
     release: str = ""
     model: str = ""
     version: str = ""
+    device: str = ""
     reason: str = ""
+    usable: str = ""
 
 
 def published(inspected: dict[str, Any]) -> list[Address]:
@@ -96,15 +110,29 @@ def ask(address: Address, timeout: float = 10) -> Look:
         release=answer.headers.get("x-release-id", ""),
         version=answer.headers.get("x-model-version", ""),
         model=str(said.get("model_name", "")),
+        device=str(said.get("device", "")),
     )
 
 
-def look(service: str, timeout: float = 10) -> Look:
+def usable(address: Address, reached_at: str) -> str:
+    """Return the URL that people use who reach the host at an address or name; '' when nobody but the host reaches it.
+
+    Without reached_at the host is the machine that they sit at.
+    """
+    if not reached_at:
+        return (replace(address, ip=LOOPBACK) if address.everywhere else address).link
+    if address.everywhere:
+        return replace(address, ip=reached_at).link
+    return "" if ipaddress.ip_address(address.ip).is_loopback else address.link
+
+
+def look(service: str, timeout: float = 10, reached_at: str = "") -> Look:
     """Find the service's gateway and ask at its address; raise DockerError when the engine cannot be asked."""
     found = gateways(service)
     if not found:
         return Look(reason=f"there is no gateway of {service}")
-    looks = [ask(address, timeout) for item in found if item["State"]["Running"] for address in published(item)]
+    addresses = [address for item in found if item["State"]["Running"] for address in published(item)]
+    looks = [replace(ask(address, timeout), usable=usable(address, reached_at)) for address in addresses]
     if not looks:
         return Look(reason=f"{found[0]['Name'].lstrip('/')} is {found[0]['State']['Status']}")
     return next((one for one in looks if one.answers), looks[0])

@@ -19,6 +19,10 @@ description:
 options:
   name: {description: Name of the service; that of a load balancer ends in C(-balancer), type: str, required: true}
   timeout: {description: Seconds to wait for the answer, type: int, default: 10}
+  reached_at:
+    description: Address or name at which people reach the host; empty when it is the machine that they sit at.
+    type: str
+    default: ""
 author: [The maintainers]
 """
 
@@ -36,6 +40,8 @@ port: {description: The port that it is published on, returned: success, type: i
 release: {description: Id of the release that answered, returned: success, type: str}
 model: {description: Name of its model, returned: success, type: str}
 version: {description: Version of its model, returned: success, type: str}
+device: {description: What the model runs on, returned: success, type: str}
+usable: {description: URL for people; empty when only the host itself reaches it, returned: success, type: str}
 reason: {description: Why it does not answer, returned: success, type: str}
 """
 
@@ -43,11 +49,15 @@ reason: {description: Why it does not answer, returned: success, type: str}
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"name": {"type": "str", "required": True}, "timeout": {"type": "int", "default": 10}},
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 10},
+            "reached_at": {"type": "str", "default": ""},
+        },
         supports_check_mode=True,
     )
     try:
-        found = look(module.params["name"], module.params["timeout"])
+        found = look(module.params["name"], module.params["timeout"], module.params["reached_at"])
     except DockerError as error:
         module.fail_json(msg=f"What {module.params['name']} answers cannot be known: {error}")
     module.exit_json(changed=False, **asdict(found))

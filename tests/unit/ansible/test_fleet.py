@@ -1,13 +1,15 @@
-"""The closing table of a fleet, and where a load balancer finds the hosts."""
+"""The closing table of a fleet, the order in which hosts roll out, and where a load balancer finds them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleFilterError
 
-from plugins.callback.fleet_summary import HostState, fleet_table
-from plugins.filter.balanced_hosts import balanced_hosts
+from plugins.callback.fleet_summary import HostState, fleet_table, for_people
+from plugins.filter.balanced_hosts import balanced_hosts, balancer_trouble, socket_address
+from plugins.filter.roll import batches, connection_words, failure_words, roll_batch, serving_lines
 
 
 def release(identity: str, version: str) -> dict[str, Any]:
@@ -17,47 +19,125 @@ def release(identity: str, version: str) -> dict[str, Any]:
 OLD, NEW = release("aaa", "1"), release("bbb", "2")
 OBSERVED = {"live": {"colour": "blue", "release": OLD}}
 PLANNED = {**OBSERVED, "plan": {"rollout": True}, "release": NEW}
+SETTLED = {**OBSERVED, "plan": {"rollout": False}, "release": OLD}
+URL = "http://192.0.2.11:8000"
 
 
-def state(*answers: dict[str, Any], **flags: Any) -> HostState:
+def answer(one: dict[str, Any]) -> dict[str, Any]:
+    bundle = one["bundle"]
+    return {
+        "answers": True,
+        "release": one["release_id"],
+        "model": bundle["name"],
+        "version": bundle["version"],
+        "device": "cuda",
+        "url": URL,
+        "usable": URL,
+        "reason": "",
+    }
+
+
+SILENT = {"answers": False, "release": "", "url": URL, "usable": URL, "reason": "connection refused"}
+
+
+def state(plan: dict[str, Any], *looks: dict[str, Any], **flags: Any) -> HostState:
     host = HostState(**flags)
-    for answer in answers:
-        host.learn(answer)
+    host.plans(plan)
+    for look in looks:
+        host.looks(look)
     return host
 
 
 @pytest.mark.parametrize(
     ("host", "line"),
     [
-        (state(OBSERVED), "aaa      cats 1  cuda    untouched"),
-        (state(OBSERVED, PLANNED, switched=True, recorded=True), "bbb      cats 2  cuda    updated"),
-        (state(OBSERVED, PLANNED), "aaa      cats 1  cuda    interrupted; run again"),
-        (state(OBSERVED, PLANNED, switched=True), "bbb      cats 2  cuda    interrupted; run again"),
-        (state(OBSERVED, {**PLANNED, "plan": {"rollout": False}}), "aaa      cats 1  cuda    unchanged"),
-        (state(OBSERVED, PLANNED, failed=True), "aaa      cats 1  cuda    failed, kept"),
+        (state({}, answer(OLD)), f"cats 1  aaa      cuda    {URL}  serves"),
+        (state(PLANNED, answer(NEW), recorded=True), f"cats 2  bbb      cuda    {URL}  updated"),
+        (state(PLANNED, answer(OLD)), f"cats 1  aaa      cuda    {URL}  interrupted; run again"),
+        (state(SETTLED, answer(OLD)), f"cats 1  aaa      cuda    {URL}  unchanged"),
+        (state(PLANNED, answer(OLD), failed=True), f"cats 1  aaa      cuda    {URL}  failed, still serves"),
+        (state(PLANNED, answer(NEW), failed=True), f"cats 2  bbb      cuda    {URL}  failed, serves the new release"),
         (
-            state(OBSERVED, PLANNED, unreachable=True),
-            "aaa      cats 1  cuda    unreachable; this is what it served before",
+            state(PLANNED, SILENT, failed=True),
+            f"-       -        -       {URL}  failed, serves nothing (connection refused)",
         ),
+        (state({}, answer(OLD), removed=True), f"cats 1  aaa      cuda    {URL}  still serves"),
     ],
 )
 def test_each_end_of_a_host_has_its_words(host: HostState, line: str) -> None:
-    assert fleet_table({"gpu-1": host}) == ["host   release  model   device  state", f"gpu-1  {line}"]
+    titles, found = fleet_table({"gpu-1": host})
+    assert titles == "host   serves  release  device  address                 state"
+    assert found == f"gpu-1  {line}"
 
 
-def test_a_host_without_a_release_serves_nothing() -> None:
-    assert fleet_table({"gpu-1": state({"msg": "no engine"}, failed=True)})[1] == (
-        "gpu-1  -        -      -       failed, serves nothing"
-    )
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (state(PLANNED, {"msg": "Docker does not answer"}, failed=True), "failed, not known (Docker does not answer)"),
+        (state(OBSERVED), "not known (the run ended before the host was asked)"),
+        (state({}, {"answers": False, "reason": "there is no gateway of x"}, removed=True), "removed"),
+    ],
+)
+def test_a_look_that_failed_is_not_a_host_that_serves_nothing(host: HostState, words: str) -> None:
+    assert fleet_table({"gpu-1": host})[1] == f"gpu-1  -       -        -       -        {words}"
+
+
+def test_a_lost_host_is_not_known_until_a_look_finds_it_again() -> None:
+    host = state(PLANNED, answer(OLD))
+    host.is_lost("Connection timed out")
+    assert host.verdict(dry=False) == "not known (unreachable: Connection timed out)"
+    host.looks(answer(OLD))
+    assert host.verdict(dry=False) == "interrupted; run again"
+
+
+def test_an_address_that_only_the_host_reaches_is_not_offered() -> None:
+    host = state(SETTLED, {**answer(OLD), "url": "http://127.0.0.1:8000", "usable": ""})
+    assert "only on the host itself  unchanged" in fleet_table({"gpu-1": host})[1]
 
 
 def test_a_dry_run_promises_and_does_not_claim() -> None:
-    assert fleet_table({"gpu-1": state(PLANNED)}, dry=True)[1] == "gpu-1  aaa      cats 1  cuda    would be updated"
+    assert state(PLANNED, answer(OLD)).verdict(dry=True) == "would be updated"
+    assert state(PLANNED, SILENT).verdict(dry=True) == "would be deployed"
 
 
 def test_hosts_keep_the_order_of_the_inventory() -> None:
     lines = fleet_table({"b": state(OBSERVED), "a": state(OBSERVED)})
     assert [line.split()[0] for line in lines] == ["host", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "people"), [("default", True), ("ansible.posix.json", False), ("nobody.knows", False)]
+)
+def test_output_for_a_machine_gets_no_table(name: str, people: bool) -> None:
+    assert for_people(name) is people
+
+
+def test_the_canary_goes_first_and_batches_follow_in_order() -> None:
+    hosts = ["a", "b", "c", "d", "e"]
+    assert batches(hosts, 1, 2) == [["a"], ["b", "c"], ["d", "e"]]
+    assert batches(hosts, "40%", "100%") == [["a", "b"], ["c", "d", "e"]]
+    assert batches(["a"], 1, 1) == [["a"]]
+    assert roll_batch(hosts, "c", 1, 2) == {"hosts": ["b", "c"], "before": ["a"]}
+    assert roll_batch(hosts, "a", 1, 2) == {"hosts": ["a"], "before": []}
+
+
+@pytest.mark.parametrize(("canary", "batch"), [(0, 1), (1, "many"), (1, -1)])
+def test_batches_of_no_size_are_refused(canary: int | str, batch: int | str) -> None:
+    with pytest.raises(AnsibleFilterError, match="deploy_batch"):
+        batches(["a", "b"], canary, batch)
+
+
+def test_the_reason_of_a_failure_is_what_the_task_said() -> None:
+    items = [{"msg": "one"}, {"msg": "Task failed: two", "failed": True}, {"msg": "two", "failed": True}]
+    assert failure_words({"msg": "One or more items failed", "results": items}) == "two"
+    assert failure_words({"msg": "Task failed: no space"}) == "no space"
+    assert failure_words({}) == "no reason was given"
+
+
+def test_a_connection_speaks_for_itself() -> None:
+    said = "ssh: connect to host 192.0.2.1 port 22: Connection timed out"
+    assert connection_words(f"Task failed: Failed to connect to the host via ssh: {said}") == said
+    assert connection_words("") == "the connection says nothing"
 
 
 def test_a_load_balancer_reaches_a_host_where_its_variables_say() -> None:
@@ -71,3 +151,57 @@ def test_a_load_balancer_reaches_a_host_where_its_variables_say() -> None:
         {"name": "gpu-2", "address": "192.0.2.12", "port": 8000},
         {"name": "gpu-3", "address": "gpu-3", "port": 8000},
     ]
+
+
+def test_what_serves_is_said_with_an_address_that_others_can_use() -> None:
+    prediction = {"sample": "cat.jpg", "class_name": "Abyssinian", "confidence": 0.9312}
+    assert serving_lines(answer(OLD), "blue", prediction, 12.34) == [
+        f"URL:        {URL}",
+        "Device:     cuda",
+        "Model:      cats 1",
+        "Release:    aaa (blue)",
+        "Prediction: cat.jpg is Abyssinian (93.1 %)",
+        "Took:       12.3 s",
+    ]
+    hidden = {**answer(OLD), "url": "http://127.0.0.1:8000", "usable": ""}
+    assert serving_lines(hidden, "blue", {}, 1)[0].endswith(
+        "http://127.0.0.1:8000 (on the host alone: set inference_service_bind to let others in)"
+    )
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    assert socket_address("fd00::11", 8000) == "[fd00::11]:8000"
+    assert socket_address("gpu-1", 8000) == "gpu-1:8000"
+
+
+def test_a_load_balancer_names_the_hosts_that_it_does_not_reach() -> None:
+    hosts = [{"name": "gpu-1", "address": "fd00::11", "port": 8000}]
+    look = {"answers": True, "down": {"gpu-1": "DOWN (L4CON)"}, "reason": ""}
+    assert balancer_trouble(look, hosts) == "it does not reach gpu-1 ([fd00::11]:8000, DOWN (L4CON))"
+    silent = {"answers": False, "down": {}, "reason": "connection refused"}
+    assert balancer_trouble(silent, hosts) == "it does not answer: connection refused"
+
+
+def balancer(answers: bool, *states: str, **flags: Any) -> HostState:
+    servers = [
+        {"name": f"gpu-{number}", "state": said, "up": said == "UP"} for number, said in enumerate(states, start=1)
+    ]
+    look = {"answers": answers, "servers": servers, "url": URL, "usable": URL, "reason": "connection refused"}
+    return state({}, look, **flags)
+
+
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        (balancer(True, "UP", "UP"), f"2 of 2 hosts up  -        -       {URL}  serves"),
+        (
+            balancer(True, "UP", "DOWN (L4CON)"),
+            f"1 of 2 hosts up  -        -       {URL}  serves without gpu-2: DOWN (L4CON)",
+        ),
+        (balancer(True, "UP", failed=True), f"1 of 1 hosts up  -        -       {URL}  failed, still serves"),
+        (balancer(False), f"-       -        -       {URL}  serves nothing (connection refused)"),
+        (balancer(False, removed=True), f"-       -        -       {URL}  removed"),
+    ],
+)
+def test_a_load_balancer_has_a_line_too(host: HostState, line: str) -> None:
+    assert fleet_table({"lb-1": host})[1] == f"lb-1  {line}"

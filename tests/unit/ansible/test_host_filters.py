@@ -14,6 +14,7 @@ from plugins.filter.findings import (
     findings_text,
     findings_verdict,
     host_report,
+    judged_host,
     recorded_findings,
     waive_findings,
 )
@@ -96,8 +97,21 @@ class TestFindings:
             "-----",
             "verdict  unreachable",
             "",
-            "No findings.",
+            "Nothing was found out, as the host could not be reached.",
         ]
+
+    def test_what_keeps_a_host_from_being_examined_is_its_report(self) -> None:
+        report = judged_host({"skipped": True}, [], "gpu-1: Missing sudo password.")
+        assert report["verdict"] == "error"
+        assert host_report(report, "gpu-1").splitlines()[2:] == ["verdict  error", "", "gpu-1: Missing sudo password."]
+
+    def test_a_refusal_stands_beside_the_findings(self) -> None:
+        report = judged_host({"facts": {}, "findings": [WARNING]}, [], "gpu-1: the port is taken.")
+        assert report["verdict"] == "error"
+        assert host_report(report, "gpu-1").splitlines()[4:6] == ["gpu-1: the port is taken.", "GPU009 warning: Old."]
+
+    def test_a_lost_host_is_not_called_fit(self) -> None:
+        assert judged_host({"unreachable": True}, [])["verdict"] == "unreachable"
 
 
 class TestDaemonOptions:

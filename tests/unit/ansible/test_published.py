@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from plugins.module_utils.published import EVERYWHERE, Address, Look, ask, published
+from plugins.module_utils.published import EVERYWHERE, Address, Look, ask, published, usable
 from tests.integration.support.playbooks import free_port
 
 HOST = "127.0.0.1"
@@ -88,3 +88,20 @@ def test_two_listeners_are_in_each_others_way_on_one_port() -> None:
     assert here.overlaps(Address(HOST, 80))
     assert not here.overlaps(other)
     assert not here.overlaps(Address(HOST, 81))
+
+
+@pytest.mark.parametrize(
+    ("ip", "reached_at", "url"),
+    [
+        (EVERYWHERE, "192.0.2.11", "http://192.0.2.11"),
+        ("::", "fd00::11", "http://[fd00::11]"),
+        (EVERYWHERE, "gpu-1", "http://gpu-1"),
+        ("192.0.2.12", "192.0.2.11", "http://192.0.2.12"),
+        (HOST, "192.0.2.11", ""),
+        ("::1", "192.0.2.11", ""),
+        (HOST, "", "http://127.0.0.1"),
+        (EVERYWHERE, "", "http://127.0.0.1"),
+    ],
+)
+def test_people_get_an_address_that_they_can_use(ip: str, reached_at: str, url: str) -> None:
+    assert usable(Address(ip, 80), reached_at) == url
