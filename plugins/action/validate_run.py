@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from ansible.cli.playbook import PlaybookCLI
 from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.playbook import Playbook
 from ansible.plugins.loader import action_loader
-from ansible.release import __version__ as ansible_version
 from ansible.utils.display import Display
 
 if TYPE_CHECKING:
@@ -25,17 +23,6 @@ else:
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
 DEMO = Path("inventory/local")
 SERVICE = "cat-breeds-api"
-
-
-def other_version(found: str, requirements: str) -> str:
-    """Return why this ansible-core is refused, '' when it is the one that requirements.txt pins."""
-    pinned = re.search(r"^ansible-core==(\S+)", requirements, re.MULTILINE)
-    if not pinned or pinned[1] == found:
-        return ""
-    return (
-        f"This is ansible-core {found}; these playbooks are made and tested for {pinned[1]}. "
-        "Run .venv/bin/ansible-playbook of the checkout, which `make setup` installs."
-    )
 
 
 def unknown_tags(asked: Iterable[str], known: Iterable[str]) -> str:
@@ -97,13 +84,10 @@ class ActionModule(RequestBase):
         _, options = self.validate_argument_spec({"confirm": {"type": "bool", "default": False}})
         task_vars = task_vars or {}
         checkout = self.checkout(task_vars)
-        requirements = checkout / "requirements.txt"
-        pins = requirements.read_text(encoding="utf-8") if requirements.exists() else ""
         sources = self._task.get_variable_manager()._inventory._sources or []
         hosts = task_vars["groups"].get("inference_hosts", [])
         reason = (
-            other_version(ansible_version, pins)
-            or no_hosts(task_vars["groups"], task_vars["ansible_play_hosts_all"], sources)
+            no_hosts(task_vars["groups"], task_vars["ansible_play_hosts_all"], sources)
             or mixed_inventories(sources, checkout, hosts)
             or self._tags_fault()
         )

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible import constants, context
+from ansible.errors import AnsibleError
+from ansible.executor import task_result
 from ansible.playbook.block import Block
 from ansible.playbook.task import Task
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.loader import action_loader
+from ansible.release import __version__ as ansible_version
 
 if TYPE_CHECKING:
     Watched: Any
@@ -294,6 +297,12 @@ class CallbackModule(DefaultCallback):
     CALLBACK_NAME = "screen"
 
     def __init__(self) -> None:
+        # On an older Ansible this screen fails at every result, the refusal of that Ansible included.
+        if not hasattr(task_result, "CallbackTaskResult"):
+            raise AnsibleError(
+                f"This is ansible-core {ansible_version}, which is too old for these playbooks. Nothing was started. "
+                "Run .venv/bin/ansible-playbook of the checkout, which `make setup` installs."
+            )
         super().__init__()
         # Events come from Ansible's threads, the clock ticks in another.
         self._lock = threading.RLock()

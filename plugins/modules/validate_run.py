@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: validate_run
 short_description: Refuse a run that would not do what its command line seems to ask for
 description:
-  - Refuses another ansible-core than the pinned one, an inventory without the group C(inference_hosts), the demo
-    inventory together with others, and tags that the playbook does not have.
+  - Refuses an inventory without the group C(inference_hosts), the demo inventory together with others, and tags that
+    the playbook does not have.
   - Warns when the checkout's own C(ansible.cfg) is not in force.
   - Runs once, and connects to no host.
 options:

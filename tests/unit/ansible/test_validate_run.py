@@ -6,13 +6,15 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible.release import __version__ as ansible_version
 
-from plugins.action.validate_run import mixed_inventories, no_hosts, other_version, unknown_tags
+from plugins.action.validate_run import mixed_inventories, no_hosts, unknown_tags
 from tests.unit.ansible.playbook_run import PLAYBOOK, REPOSITORY, run
 
 NOT_STARTED = "Nothing was started."
@@ -112,17 +114,25 @@ def test_the_playbooks_run_from_any_folder_and_say_what_is_missing_there(tmp_pat
     assert f"ANSIBLE_CONFIG={REPOSITORY}/ansible.cfg" in output
 
 
-def test_another_ansible_core_is_refused_with_both_versions_and_a_way_out() -> None:
-    pins = "ansible==12.3.0\nansible-core==2.19.14\n"
-    assert other_version("2.19.14", pins) == ""
-    message = other_version("2.18.1", pins)
-    assert "ansible-core 2.18.1" in message
-    assert "2.19.14" in message
-    assert "make setup" in message
+def test_another_ansible_core_is_refused_with_both_versions_and_a_way_out(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "playbooks", tmp_path / "playbooks", symlinks=True)
+    for name in ("roles", "plugins", "ansible.cfg"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    pinned = "ansible==1.0.0\nansible-core==1.2.3\n"
+    (tmp_path / "requirements.txt").write_text(pinned)
+    code, output = run(f"-i{fleet(tmp_path)}", "playbooks/deploy.yml", "-e", "bundle_version=1", folder=tmp_path)
+    assert code != 0
+    assert f"This is ansible-core {ansible_version}; these playbooks are made and tested for 1.2.3." in output
+    assert "Run .venv/bin/ansible-playbook of the checkout, which `make setup` installs." in output
+    assert "bundle_version" not in output
 
 
-def test_the_pinned_ansible_core_is_found_in_the_requirements() -> None:
-    assert other_version("0", (REPOSITORY / "requirements.txt").read_text()) != ""
+@pytest.mark.parametrize(("target", "demo"), [("setup", False), ("deploy", True), ("deploy INVENTORY=fleet", False)])
+def test_make_sets_up_what_a_fleet_needs_and_no_more(target: str, demo: bool) -> None:
+    command = ["make", "--dry-run", "--always-make", *target.split()]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert "--requirement requirements.txt" in said
+    assert ("Fetching the demo checkpoint" in said) == demo
 
 
 def test_tags_with_a_meaning_of_their_own_pass() -> None:
