@@ -1,4 +1,4 @@
-"""Filter: the state of a service as lines that a person reads."""
+"""Filters: the state of a service as lines that a person reads."""
 
 from __future__ import annotations
 
@@ -35,9 +35,36 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     return [headline, *("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in rows)]
 
 
+def status_notes(facts: dict[str, Any], look: dict[str, Any], inventory: str) -> list[str]:
+    """Return what a person should know besides: what answers, who holds the lock, and what a deploy would change.
+
+    facts are those of module release_facts, look is the answer of release_answers, inventory the name and version of
+    the bundle that the inventory has.
+    """
+    bundle = facts["live"]["release"].get("bundle", {})
+    serves = f"{bundle['name']} {bundle['version']}" if bundle else ""
+    notes = []
+    if "answers" not in look:
+        notes.append(f"What it answers is not known: {look.get('msg', 'no reason was given')}")
+    elif look["answers"]:
+        notes.append(f"It answers at {look['usable'] or look['url'] + ', on the host alone'}.")
+    elif serves:
+        notes.append(f"NOTHING ANSWERS: {look['reason']}.")
+    lock = facts["lock"]
+    if lock.get("owner"):
+        work = "and works here" if lock["working"] else "and nothing works here for it at this moment"
+        since = f" since {lock['since']}" if lock["since"] else ""
+        notes.append(f"{lock['owner']} holds the lock{since}, {work}.")
+    elif lock:
+        notes.append("A run works here that nobody holds the lock for any more; the next one waits for its end.")
+    if serves and len(inventory.split()) == 2 and inventory != serves:
+        notes.append(f"WARNING: the inventory has {inventory}, so a deploy without -e would replace {serves} by it.")
+    return notes
+
+
 class FilterModule:
     """Makes the filters known to Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"release_table": release_table}
+        return {"release_table": release_table, "status_notes": status_notes}

@@ -9,6 +9,7 @@ from ansible.errors import AnsibleFilterError
 
 from plugins.callback.fleet_summary import HostState, fleet_table, for_people
 from plugins.filter.balanced_hosts import balanced_hosts, balancer_trouble, socket_address
+from plugins.filter.release_table import status_notes
 from plugins.filter.roll import batches, connection_words, failure_words, roll_batch, serving_lines
 
 
@@ -205,3 +206,40 @@ def balancer(answers: bool, *states: str, **flags: Any) -> HostState:
 )
 def test_a_load_balancer_has_a_line_too(host: HostState, line: str) -> None:
     assert fleet_table({"lb-1": host})[1] == f"lb-1  {line}"
+
+
+def facts(lock: dict[str, Any] | None = None, **live: Any) -> dict[str, Any]:
+    return {"live": {"release": live.get("release", OLD)}, "lock": lock or {}}
+
+
+def test_the_status_says_what_answers_and_what_a_deploy_would_undo() -> None:
+    assert status_notes(facts(), answer(OLD), "cats 1") == [f"It answers at {URL}."]
+    assert status_notes(facts(), SILENT, "cats 2") == [
+        "NOTHING ANSWERS: connection refused.",
+        "WARNING: the inventory has cats 2, so a deploy without -e would replace cats 1 by it.",
+    ]
+    assert status_notes(facts(), {"msg": "Docker does not answer"}, " ") == [
+        "What it answers is not known: Docker does not answer"
+    ]
+    assert status_notes(facts(release={}), SILENT, "cats 1") == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "note"),
+    [
+        (
+            {"owner": "ana", "since": "2026-11-01T10:00:00Z", "working": True},
+            "ana holds the lock since 2026-11-01T10:00:00Z, and works here.",
+        ),
+        (
+            {"owner": "somebody unknown", "since": "", "working": False},
+            "somebody unknown holds the lock, and nothing works here for it at this moment.",
+        ),
+        (
+            {"owner": "", "since": "", "working": True},
+            "A run works here that nobody holds the lock for any more; the next one waits for its end.",
+        ),
+    ],
+)
+def test_the_status_says_who_is_at_work(lock: dict[str, Any], note: str) -> None:
+    assert status_notes(facts(lock), answer(OLD), "cats 1")[1:] == [note]
