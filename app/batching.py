@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from app.errors import DeviceLostError, ServiceError
 from app.metrics import Metrics
+from app.watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,11 +42,17 @@ class Batcher:
     """
 
     def __init__(
-        self, engine: "Engine", metrics: Metrics, on_device_lost: Callable[[str], None], workers: int = 1
+        self,
+        engine: "Engine",
+        metrics: Metrics,
+        on_device_lost: Callable[[str], None],
+        watch: Watch,
+        workers: int = 1,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._on_device_lost = on_device_lost
+        self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Entry] = deque()
         self._changed = threading.Condition()
@@ -142,7 +149,8 @@ class Batcher:
         started = time.perf_counter()
         try:
             self._engine.use_threads(alone=alone)
-            rankings = self._engine.predict(pixels)
+            with self._watch.working():
+                rankings = self._engine.predict(pixels)
         except DeviceLostError as error:
             self._on_device_lost(str(error))
             self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))

@@ -13,6 +13,7 @@ STATUS_OF_CODE = {
     "origin_not_allowed": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "upload_timeout": 408,
     "body_too_large": 413,
     "missing_file": 422,
     "invalid_request": 422,

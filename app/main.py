@@ -63,6 +63,9 @@ async def _service_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ServiceError):
         raise error
     headers = {"Retry-After": str(error.retry_after)} if error.status == 503 else {}
+    if error.status == 408:
+        # The rest of the body would be taken for the next request's wait.
+        headers["Connection"] = "close"
     return _envelope(request, error.status, error.code, error.detail, headers)
 
 

@@ -55,6 +55,15 @@ class Metrics:
         )
         queue_limit = Gauge("inference_images_admitted_limit", "Most images admitted at once.", registry=self.registry)
         queue_limit.set(queue_size)
+        self.bytes_in_flight = Gauge(
+            "inference_body_bytes", "Bytes of bodies held or promised.", registry=self.registry
+        )
+        self.threads_overdue = Gauge(
+            "inference_threads_overdue", "Threads at one image or batch past the deadline now.", registry=self.registry
+        )
+        self.overdue = Counter(
+            "inference_overdue", "Images and batches that kept a thread past the deadline.", registry=self.registry
+        )
         self.decode_duration = Histogram(
             "inference_decode_duration_seconds",
             "Time to decode and resize one image.",

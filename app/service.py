@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from app import __version__, cpus
 from app.admission import Admission
 from app.batching import Batcher, Result
+from app.bodies import Bodies
 from app.errors import BundleError, ServiceError
 from app.lifecycle import Lifecycle, State
 from app.loading import Loading
@@ -19,6 +20,7 @@ from app.metrics import Metrics
 from app.schemas import ImageMetadata, ModelInfo, Prediction, RankedClass, SpeedMetrics
 from app.settings import Settings
 from app.uploads import Upload
+from app.watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +47,8 @@ class Service:
         self.metrics = Metrics(settings.queue_size)
         self.lifecycle = Lifecycle(settings.drain_seconds)
         self.admission = Admission(settings.queue_size, settings.queue_seconds)
+        self.bodies = Bodies(settings.max_bytes_in_flight)
+        self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
         self._decoders = ThreadPoolExecutor(
@@ -52,7 +56,9 @@ class Service:
         )
         self._forward_ms: deque[float] = deque(maxlen=1000)
         self._predictions = 0
-        self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY)
+        self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY and not self.watch.overdue)
+        self.metrics.threads_overdue.set_function(lambda: self.watch.overdue)
+        self.metrics.bytes_in_flight.set_function(lambda: self.bodies.held)
         self.metrics.in_flight.set_function(lambda: self.lifecycle.in_flight)
         self.metrics.images_in_service.set_function(lambda: self.admission.held)
 
@@ -120,7 +126,8 @@ class Service:
     async def _compute(self, model: "ServedModel", batcher: Batcher, upload: Upload) -> "tuple[DecodedImage, Result]":
         def decode() -> "DecodedImage":
             started = time.perf_counter()
-            image = model.decoder.decode(upload.content)
+            with self.watch.working():
+                image = model.decoder.decode(upload.content)
             self.metrics.decode_duration.observe(time.perf_counter() - started)
             return image
 
@@ -175,7 +182,7 @@ class Service:
 
         loop = asyncio.get_running_loop()
         self.model = model
-        self._batcher = Batcher(model.engine, self.metrics, lost, model.workers)
+        self._batcher = Batcher(model.engine, self.metrics, lost, self.watch, model.workers)
         seconds = sum(model.load_phases.values())
         self.metrics.load_duration.set(seconds)
         about = {

@@ -77,7 +77,15 @@ class Settings(BaseSettings):
     queue_size: int = Field(default=256, ge=1, description="Most images in the service at once; beyond it 503.")
     queue_seconds: float = Field(default=5.0, gt=0, description="Longest expected wait; beyond it 503.")
     max_batch: int = Field(default=8, ge=1, description="Most images in one forward; at most 4 on a CPU.")
-    request_timeout_seconds: float = Field(default=30.0, gt=0, description="Deadline of a request; past it 504.")
+    max_bytes_in_flight: int = Field(
+        default=268_435_456, ge=1, description="Most bytes of bodies held at once, read or being read; beyond it 503."
+    )
+    upload_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Longest time for a body to arrive; past it 408."
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Deadline of a request once its body is whole; past it 504."
+    )
     drain_seconds: float = Field(default=30.0, ge=0, description="Longest time to finish requests after SIGTERM.")
 
     cors_origins: Annotated[frozenset[str] | None, NoDecode, BeforeValidator(_origins)] = Field(
@@ -132,6 +140,13 @@ def _check_together(settings: Settings) -> None:
     if settings.checkpoint_path and not settings.model_name:
         raise SettingsError(
             "no_model", "API_CHECKPOINT_PATH needs API_MODEL_NAME, the checkpoint's timm architecture (resnet50, …)."
+        )
+    largest = max(settings.max_upload_bytes, settings.max_batch_bytes)
+    if largest > settings.max_bytes_in_flight:
+        raise SettingsError(
+            "conflicting_settings",
+            f"API_MAX_BYTES_IN_FLIGHT ({settings.max_bytes_in_flight}) is below the largest body ({largest}), which "
+            "could never be admitted; raise it, or lower API_MAX_UPLOAD_BYTES or API_MAX_BATCH_BYTES.",
         )
     if settings.max_files > settings.queue_size:
         raise SettingsError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from app import multipart
+from app.bodies import FIRST, Loan
 from app.errors import ServiceError
 from app.multipart import Form, MalformedError
 
@@ -21,16 +22,17 @@ class Upload:
     filename: str | None
 
 
-async def read_file(request: Request, max_bytes: int) -> Upload:
+async def read_file(request: Request, loan: Loan, max_bytes: int) -> Upload:
     """The one file of a request: the multipart field `file`, or else the body itself."""
     content_type = _content_type(request)
     if content_type == "multipart/form-data":
-        files = await _fields(request, _body(request, max_bytes + MULTIPART_ALLOWANCE, max_bytes), "file", 1)
+        body = _body(request, loan, max_bytes + MULTIPART_ALLOWANCE, max_bytes)
+        files = await _fields(request, body, "file", 1)
         if not files:
             raise ServiceError("missing_file", "The form has no field named `file` with an image.")
         upload = files[0]
     else:
-        upload = Upload(b"".join([chunk async for chunk in _body(request, max_bytes, max_bytes)]), None)
+        upload = Upload(b"".join([chunk async for chunk in _body(request, loan, max_bytes, max_bytes)]), None)
         if not upload.content and not content_type.startswith("image/"):
             raise ServiceError(
                 "missing_file", "No image was sent: send a form with the field `file`, or an image body."
@@ -39,11 +41,11 @@ async def read_file(request: Request, max_bytes: int) -> Upload:
     return upload
 
 
-async def read_files(request: Request, max_bytes: int, max_files: int) -> list[Upload]:
+async def read_files(request: Request, loan: Loan, max_bytes: int, max_files: int) -> list[Upload]:
     """The files of a batch request, in order: every multipart field named `files`."""
     if _content_type(request) != "multipart/form-data":
         raise ServiceError("missing_file", "A batch is a multipart form with one field named `files` per image.")
-    files = await _fields(request, _body(request, max_bytes, max_bytes), "files", max_files)
+    files = await _fields(request, _body(request, loan, max_bytes, max_bytes), "files", max_files)
     if not files:
         raise ServiceError("missing_file", "The form has no field named `files` with an image.")
     if len(files) > max_files:
@@ -67,16 +69,20 @@ def _too_large(limit: int) -> ServiceError:
     return ServiceError("body_too_large", f"The upload is larger than {limit} bytes; send a smaller image.")
 
 
-async def _body(request: Request, max_bytes: int, said_limit: int) -> AsyncIterator[bytes]:
+async def _body(request: Request, loan: Loan, max_bytes: int, said_limit: int) -> AsyncIterator[bytes]:
     """The body's chunks, counted as they arrive: a length may be undeclared or untrue."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
+    # What is said to come is no reason to keep others out of its place; what has come is.
+    most = int(declared) if declared.isdecimal() else max_bytes
+    if most > max_bytes:
         raise _too_large(said_limit)
     size = 0
+    loan.reserve(min(FIRST, most), most)
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(said_limit)
+        loan.reserve(size, most)
         yield chunk
 
 

@@ -25,7 +25,8 @@ async def ready(request: Request) -> Response:
     """Say whether requests are welcome, or why not."""
     service = _service(request)
     lifecycle, model = service.lifecycle, service.model
-    if lifecycle.state is State.READY and model:
+    overdue = service.watch.overdue
+    if lifecycle.state is State.READY and model and not overdue:
         return JSONResponse(
             {
                 "status": "ready",
@@ -35,9 +36,12 @@ async def ready(request: Request) -> Response:
                 "num_classes": len(model.labels),
             }
         )
-    reason = str(lifecycle.state)
+    reason, detail = str(lifecycle.state), lifecycle.detail
+    if lifecycle.state is State.READY:
+        threads = "1 thread works" if overdue == 1 else f"{overdue} threads work"
+        reason, detail = "overdue", f"{threads} on an image or a batch past the deadline."
     return JSONResponse(
-        {"status": reason, "model_loaded": model is not None, "detail": lifecycle.detail, "code": reason},
+        {"status": reason, "model_loaded": model is not None, "detail": detail, "code": reason},
         503,
         {"Retry-After": "1"},
     )

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/api/v1", tags=["predict"], route_class=PlainRoute)
 
 # Refusals that concern the whole service, not one file of a batch.
 _GENERAL = (499, 500, 503, 504)
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 413, 422, 503, 504)}
+_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 408, 413, 422, 503, 504)}
 
 
 class Answers(RootModel[list[Prediction | FileError]]):
@@ -61,11 +61,12 @@ async def predict(request: Request) -> Response:
         service.loaded()
         # Refused before the body is read, but admitted after: a slow upload takes nobody's place.
         service.admission.check(1)
-        upload = await uploads.read_file(request, service.settings.max_upload_bytes)
-        with service.admission.admit(1):
-            return await _while_connected(request, service.classify(upload))
+        with service.bodies.loan() as loan:
+            upload = await _uploaded(service, uploads.read_file(request, loan, service.settings.max_upload_bytes))
+            with service.admission.admit(1):
+                return await _in_time(service, _while_connected(request, service.classify(upload)))
 
-    return _json(await _in_time(service, work()))
+    return _json(await work())
 
 
 @router.post(
@@ -97,11 +98,14 @@ async def predict_batch(request: Request) -> Response:
     async def work() -> Answers:
         service.loaded()
         service.admission.check(1)
-        files = await uploads.read_files(request, limits.max_batch_bytes, limits.max_files)
-        with service.admission.admit(len(files)):
-            return Answers(await _while_connected(request, _all([classify(file) for file in files])))
+        with service.bodies.loan() as loan:
+            reading = uploads.read_files(request, loan, limits.max_batch_bytes, limits.max_files)
+            files = await _uploaded(service, reading)
+            with service.admission.admit(len(files)):
+                classifying = _all([classify(file) for file in files])
+                return Answers(await _in_time(service, _while_connected(request, classifying)))
 
-    return _json(await _in_time(service, work()))
+    return _json(await work())
 
 
 async def _all[T](works: list[Coroutine[Any, Any, T]]) -> list[T]:
@@ -114,7 +118,20 @@ async def _all[T](works: list[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+async def _uploaded[T](service: Service, reading: Awaitable[T]) -> T:
+    """What a body brings, in the time that a body has: a slow one is its client's affair."""
+    seconds = service.settings.upload_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError:
+        raise ServiceError("upload_timeout", f"The upload took longer than {seconds:g} seconds.") from None
+    except ClientDisconnect:
+        raise _left() from None
+
+
 async def _in_time[T](service: Service, work: Awaitable[T]) -> T:
+    """What becomes of a body that is whole, in the time that the service has."""
     seconds = service.settings.request_timeout_seconds
     try:
         async with asyncio.timeout(seconds):
@@ -122,7 +139,11 @@ async def _in_time[T](service: Service, work: Awaitable[T]) -> T:
     except TimeoutError:
         raise ServiceError("deadline_exceeded", f"The request took longer than {seconds:g} seconds.") from None
     except ClientDisconnect:
-        raise ServiceError("client_closed_request", "The client closed the connection.") from None
+        raise _left() from None
+
+
+def _left() -> ServiceError:
+    return ServiceError("client_closed_request", "The client closed the connection.")
 
 
 async def _while_connected[T](request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,7 @@ from app.bundle.manifest import Input
 from app.engine import Engine
 from app.errors import ServiceError
 from app.metrics import Metrics
+from app.watch import Watch
 from tests.unit.app.support import wait_for
 
 SETTINGS = Input(
@@ -51,7 +52,7 @@ class Model:
             raise self.error
 
     def batcher(self, workers: int = 1) -> Batcher:
-        return Batcher(self.engine, self.metrics, self.lost.append, workers)
+        return Batcher(self.engine, self.metrics, self.lost.append, Watch(60, self.metrics.overdue.inc), workers)
 
     @property
     def depth(self) -> float:

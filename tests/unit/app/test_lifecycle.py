@@ -76,16 +76,24 @@ def test_a_full_queue_a_deadline_and_a_drain(bundle: Path, tmp_path: Path) -> No
     content = CAT.read_bytes()
     image: dict[str, Any] = {"content": content, "headers": {"content-type": "image/jpeg"}}
     with serve(
-        tmp_path, slow(flag), bundle_path=bundle, queue_size=2, max_files=2, request_timeout_seconds=2
+        tmp_path,
+        slow(flag),
+        bundle_path=bundle,
+        queue_size=2,
+        max_files=2,
+        request_timeout_seconds=2,
+        upload_timeout_seconds=3,
     ) as server:
         wait_for(server.ready)
 
-        # Uploads that do not end take nobody's place, and their deadline passes.
+        # Uploads that do not end take nobody's place, and are their clients' affair.
         stalled = [server.begin_upload(content, sent=100) for _ in range(4)]
         wait_for(lambda: server.metric("inference_http_requests_in_flight") == 4)
         assert server.metric("inference_images_admitted") == 0
         assert server.post(**image).status_code == 200
-        assert [answer(connection)[0] for connection in stalled] == [504] * 4
+        assert server.metric("inference_body_bytes") == 4 * len(content)
+        assert [answer(connection) for connection in stalled] == [(408, "close")] * 4
+        assert server.metric("inference_body_bytes") == 0
 
         # A slow model: one image in its forward and one behind it fill the queue, a third is told when to come back.
         flag.touch()
@@ -96,6 +104,14 @@ def test_a_full_queue_a_deadline_and_a_drain(bundle: Path, tmp_path: Path) -> No
         assert int(refused.headers["retry-after"]) >= 1
         # Both pass their deadline, and their places come back.
         assert [answer(connection)[0] for connection in begun] == [504, 504]
+        # Their clients are free, the thread of the model is not.
+        assert server.get("/health/ready").json() == {
+            "status": "overdue",
+            "model_loaded": True,
+            "detail": "1 thread works on an image or a batch past the deadline.",
+            "code": "overdue",
+        }
+        assert (server.metric("inference_threads_overdue"), server.metric("inference_ready")) == (1, 0)
         wait_for(lambda: server.metric("inference_images_admitted") == 0)
         # A client that leaves while its image waits or computes gives its place back at once.
         leaving = server.begin_upload(content, sent=len(content))
@@ -104,6 +120,8 @@ def test_a_full_queue_a_deadline_and_a_drain(bundle: Path, tmp_path: Path) -> No
         wait_for(lambda: server.metric("inference_images_admitted") == 0, seconds=1.5)
         flag.unlink()
         wait_for(lambda: server.post(**image).status_code == 200)
+        assert server.ready()
+        assert server.metric("inference_overdue_total") >= 1
 
         # Draining: not ready, yet what is in flight and what still arrives is answered.
         last = server.begin_upload(content, sent=100)

@@ -5,9 +5,11 @@ import pytest
 from fastapi import Request
 
 from app import uploads
+from app.bodies import Bodies
 from app.errors import ServiceError
 from app.uploads import Upload
 
+BUDGET = 1_000_000
 MULTIPART = "multipart/form-data; boundary=frontier"
 
 
@@ -36,11 +38,13 @@ def disposition(name: str, rest: str = "") -> str:
 
 
 def one(asked: Request, limit: int = 1000) -> Upload:
-    return asyncio.run(uploads.read_file(asked, limit))
+    with Bodies(BUDGET).loan() as loan:
+        return asyncio.run(uploads.read_file(asked, loan, limit))
 
 
 def several(asked: Request, limit: int = 1000, files: int = 3) -> list[Upload]:
-    return asyncio.run(uploads.read_files(asked, limit, files))
+    with Bodies(BUDGET).loan() as loan:
+        return asyncio.run(uploads.read_files(asked, loan, limit, files))
 
 
 def code(read: Callable[[], object]) -> str:

@@ -1,0 +1,56 @@
+"""Memory for request bodies, taken before they are read, so that slow or many uploads cannot fill the process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.errors import ServiceError
+
+# What an upload holds before anything of it has come.
+FIRST = 65_536
+
+
+class Loan:
+    """The memory of one body, at most twice what has come of it."""
+
+    def __init__(self, bodies: "Bodies") -> None:
+        self._bodies = bodies
+        self._size = 0
+
+    def reserve(self, size: int, most: int) -> None:
+        """Make sure of so many bytes, or refuse; `most` is all that the body can still become."""
+        if size > self._size:
+            wanted = min(max(size, 2 * self._size, FIRST), max(size, most))
+            self._bodies.take(wanted - self._size)
+            self._size = wanted
+
+    def give_back(self) -> None:
+        """The body is no longer needed."""
+        self._bodies.held -= self._size
+        self._size = 0
+
+
+class Bodies:
+    """The bytes that all bodies together may hold; used by the event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self._limit = limit
+
+    @contextmanager
+    def loan(self) -> Iterator[Loan]:
+        """Memory for one body, until its request is answered."""
+        loan = Loan(self)
+        try:
+            yield loan
+        finally:
+            loan.give_back()
+
+    def take(self, size: int) -> None:
+        """Take bytes, or refuse."""
+        if self.held + size > self._limit:
+            raise ServiceError(
+                "queue_full",
+                f"The uploads in progress hold {self.held >> 20} MiB of {self._limit >> 20} MiB; send the request "
+                "again in 1 s.",
+            )
+        self.held += size
