@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 COLUMNS = ("", "release", "model", "image", "result", "when", "took")
 
 
-def row(record: dict[str, Any], live: str) -> tuple[str, ...]:
+def row(record: dict[str, Any], live: str, kept: Collection[str]) -> tuple[str, ...]:
     """Return the columns of one record; the release that serves has a star."""
     bundle, image = record.get("bundle", {}), record.get("image", {})
+    result = record["result"] if record["action"] == "deploy" else f"{record['result']} ({record['action']})"
+    gone = record["result"] == "ok" and record["release_id"] not in kept
+    seconds = record.get("seconds")
     return (
         "*" if record["release_id"] == live else "",
         record["release_id"],
         f"{bundle.get('name', '?')} {bundle.get('version', '?')}",
         str(image.get("tag") or image.get("id", "?")).split(":")[-1][:24],
-        record["result"] if record["action"] == "deploy" else f"{record['result']} ({record['action']})",
-        record["finished"],
-        f"{record['seconds']:.0f} s",
+        f"{result}, no longer kept" if gone else result,
+        str(record.get("finished", "?")),
+        f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "?",
     )
 
 
@@ -30,9 +33,14 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     headline = f"{host}: release {live} is live on {colour}: {states}" if live else f"{host}: nothing is live"
     if not facts["gateway"]["serving"]:
         headline += "; the gateway does not answer"
-    rows: list[tuple[str, ...]] = [COLUMNS, *(row(record, live) for record in reversed(facts["records"]))]
+    rows: list[tuple[str, ...]] = [
+        COLUMNS,
+        *(row(record, live, facts["kept"]) for record in reversed(facts["records"])),
+    ]
     widths = [max(len(line[column]) for line in rows) for column in range(len(COLUMNS))]
-    return [headline, *("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in rows)]
+    table = ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in rows]
+    missing = [f"The next deploy mends: {fault}." for fault in facts["missing"]]
+    return [headline, *missing, *table, *(f"Not read: {reason}." for reason in facts["unreadable"])]
 
 
 def status_notes(facts: dict[str, Any], look: dict[str, Any], inventory: str) -> list[str]:

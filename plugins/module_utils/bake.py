@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import hold
-from ansible.module_utils.haproxy_runtime import live_colour, read_map_file, servers_down, set_live_colour, statistics
-from ansible.module_utils.releases import COLOURS, HOLD, ReleaseError, read_json, write_atomically
+from ansible.module_utils.haproxy_runtime import (
+    GatewayError,
+    live_word,
+    read_map_file,
+    servers_down,
+    set_live_colour,
+    statistics,
+)
+from ansible.module_utils.releases import COLOURS, HOLD, NOBODY, ReleaseError, read_json, write_atomically
 
 NOTE = "switch.json"
 # One error in a hundred more than the former release had is one too many.
@@ -71,6 +80,24 @@ def set_live(state_dir: Path, map_path: str, colour: str) -> None:
     set_live_colour(state_dir / "run" / "admin.sock", map_path, colour)
 
 
+def mend(state_dir: Path, map_path: str, word: str, write: bool = True) -> bool:
+    """Bring the map file and the running gateway's map to the word; return whether one of them had another."""
+    map_file, admin_socket = state_dir / "conf" / "live.map", state_dir / "run" / "admin.sock"
+    wrong_file, wrong_memory = read_map_file(map_file) != word, False
+    # A gateway that does not run reads the file when it starts.
+    with contextlib.suppress(GatewayError):
+        wrong_memory = live_word(admin_socket, map_path) != word
+    if write and wrong_file:
+        map_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if map_file.is_dir():
+            # As an engine leaves it that was told to mount a file that is not there.
+            shutil.rmtree(map_file)
+        write_atomically(map_file, f"live {word}\n")
+    if write and wrong_memory:
+        set_live_colour(admin_socket, map_path, word)
+    return wrong_file or wrong_memory
+
+
 @dataclass(frozen=True)
 class Switched:
     """What a switch did: the colour that was live, whether anything changed, and how long requests had been held."""
@@ -86,11 +113,13 @@ def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> Switched:
     With bake a note is left first: as long as it is there, the live release has not proved itself.
     """
     admin_socket, note, map_file = state_dir / "run" / "admin.sock", state_dir / NOTE, state_dir / "conf" / "live.map"
-    previous = live_colour(admin_socket, map_path)
+    previous = live_word(admin_socket, map_path) or NOBODY
     if colour.startswith(HOLD):
         hold.begin(state_dir)
-    if previous == colour and read_map_file(map_file) == colour:
-        return Switched(previous, False)
+    if previous == colour:
+        # A note stays: that the map file is mended proves nothing.
+        mended = mend(state_dir, map_path, colour)
+        return Switched(previous, mended)
     # The map file was written when the requests began to wait, be it by a run that died since.
     held_since = map_file.stat().st_mtime if previous.startswith(HOLD) else 0.0
     if bake and previous in COLOURS and previous != colour:
@@ -112,15 +141,15 @@ def counters_of(content: dict[str, Any]) -> Counters:
 
 
 def pending(state_dir: Path, colour: str) -> dict[str, Any]:
-    """Return the note of a switch to the colour whose bake has not ended, or nothing."""
+    """Return the note of a switch to the colour whose bake has not ended, or nothing; a damaged note says nothing."""
     try:
         note = read_json(state_dir / NOTE)
-    except ReleaseError:
-        # Another process may end the bake at any time, and takes the note away.
-        if (state_dir / NOTE).exists():
-            raise
+        complete = note["to"] == colour and note["from"] in COLOURS and note["at"] >= 0
+        for counters in ("before", "former"):
+            counters_of(note[counters])
+    except (ReleaseError, KeyError, TypeError):
         return {}
-    return note if note.get("to") == colour else {}
+    return note if complete else {}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,22 @@ class Container:
     name: str = ""
     one_off: bool = False
     addresses: tuple[Address, ...] = ()
+    cut_off: bool = False
+
+
+def is_cut_off(inspected: dict[str, Any], proc: Path = Path("/proc")) -> bool:
+    """Return whether a running container sees other files than lie at its mounts now: they were removed or replaced."""
+    root = proc / str(inspected["State"].get("Pid") or 0) / "root"
+    for mount in inspected.get("Mounts") or []:
+        if mount.get("Type") != "bind" or not root.exists():
+            continue
+        inside = root / str(mount["Destination"]).lstrip("/")
+        try:
+            if not inside.samefile(mount["Source"]):
+                return True
+        except OSError:
+            return True
+    return False
 
 
 def parse_container(inspected: dict[str, Any]) -> Container:
@@ -52,6 +68,7 @@ def parse_container(inspected: dict[str, Any]) -> Container:
         name=inspected["Name"].lstrip("/"),
         one_off=labels.get(LABEL_COMPOSE_ONE_OFF) == "True",
         addresses=tuple(published(inspected)),
+        cut_off=is_cut_off(inspected),
     )
 
 
@@ -100,6 +117,8 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
             found.append(f"the container of {service} is not running")
         elif container.config_hash != config_hash:
             found.append(f"the container of {service} was made from another configuration")
+        elif container.cut_off:
+            found.append(f"the container of {service} has lost its folders")
     found += [f"the container of {service} is not wanted" for service in sorted(set(present) - set(wanted))]
     left = [container for container in containers if container not in present.values()]
     return found + [f"an interrupted run left the container {container.name}" for container in left]
@@ -111,6 +130,15 @@ def read_containers(project: str) -> list[Container]:
     inspected = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
     found = [parse_container(item) for item in inspected]
     return sorted(found, key=lambda container: (container.name != project, not container.running, container.name))
+
+
+def compare_in_place(name: str, state_dir: Path) -> list[str]:
+    """Return how the gateway's containers differ from the Compose file that lies on the host, whatever is wanted."""
+    project = f"{name}-gateway"
+    if not (state_dir / "docker-compose.yml").is_file():
+        return [f"{state_dir / 'docker-compose.yml'} is missing"]
+    command = ["compose", "--project-name", project, "--project-directory", str(state_dir), "config", "--hash", "*"]
+    return compare_containers(read_containers(project), parse_config_hashes(run_docker(command)))
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,21 @@ def command(admin_socket: Path, text: str, timeout: float = 5) -> str:
     return b"".join(chunks).decode(errors="replace").strip()
 
 
-def live_colour(admin_socket: Path, map_path: str) -> str:
-    """Return the colour that the running gateway sends requests to."""
-    answer = command(admin_socket, f"show map {map_path}")
-    for line in answer.splitlines():
+def live_word(admin_socket: Path, map_path: str) -> str:
+    """Return what the running gateway's map says of where requests go, '' when it has no such entry."""
+    for line in command(admin_socket, f"show map {map_path}").splitlines():
         fields = line.split()
         if len(fields) == 3 and fields[1] == MAP_KEY:
             return fields[2]
-    raise GatewayError(f"the gateway's map {map_path} has no entry '{MAP_KEY}': {answer or 'empty answer'}")
+    return ""
+
+
+def live_colour(admin_socket: Path, map_path: str) -> str:
+    """Return the colour that the running gateway sends requests to."""
+    word = live_word(admin_socket, map_path)
+    if not word:
+        raise GatewayError(f"the gateway's map {map_path} has no entry '{MAP_KEY}'")
+    return word
 
 
 def is_drained(admin_socket: Path, map_path: str) -> bool:
@@ -61,18 +68,19 @@ def set_drained(admin_socket: Path, map_path: str, drained: bool) -> None:
 
 def set_live_colour(admin_socket: Path, map_path: str, colour: str) -> None:
     """Make the running gateway send new requests to the colour."""
-    answer = command(admin_socket, f"set map {map_path} {MAP_KEY} {colour}")
+    verb = "set" if live_word(admin_socket, map_path) else "add"
+    answer = command(admin_socket, f"{verb} map {map_path} {MAP_KEY} {colour}")
     if answer:
         raise GatewayError(f"the gateway refused the switch: {answer}")
 
 
 def read_map_file(path: Path) -> str:
-    """Return the colour that the map file names, 'none' when there is no such file."""
+    """Return the colour that the map file names, '' when it names none or is not there."""
     try:
-        fields = path.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        return "none"
-    return fields[1] if len(fields) == 2 and fields[0] == MAP_KEY else "none"
+        fields = path.read_text(encoding="utf-8", errors="replace").split()
+    except (FileNotFoundError, IsADirectoryError):
+        return ""
+    return fields[1] if len(fields) == 2 and fields[0] == MAP_KEY else ""
 
 
 def statistics(admin_socket: Path, backend: str) -> list[dict[str, str]]:

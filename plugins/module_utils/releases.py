@@ -7,7 +7,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from ansible.module_utils.docker_host import Instance
 COLOURS = ("blue", "green")
 # The gateway holds requests back while the colour after this prefix is replaced.
 HOLD = "hold-"
+# What the gateway's map says when nobody gets requests.
+NOBODY = "none"
+WORDS = (NOBODY, *COLOURS, *(f"{HOLD}{colour}" for colour in COLOURS))
 RECORD_SCHEMA = 1
 # Records of releases that are no longer kept: enough to see what happened in the last months.
 KEEP_RECORDS = 200
@@ -58,63 +63,139 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_records(state_dir: Path) -> list[dict[str, Any]]:
-    """Return the records of the host in the order of their sequence numbers."""
+def parse_record(path: Path) -> dict[str, Any]:
+    """Read a record; raise ReleaseError saying why it is none that this version understands."""
+    record = read_json(path)
+    schema = record.get("schema", RECORD_SCHEMA)
+    if not isinstance(schema, int) or schema > RECORD_SCHEMA:
+        raise ReleaseError(f"{path} has schema {schema}; this version reads up to {RECORD_SCHEMA}")
+    words = all(isinstance(record.get(key), str) for key in ("release_id", "action", "result"))
+    parts = all(isinstance(record.get(key, {}), dict) for key in ("image", "bundle"))
+    if not (words and parts and isinstance(record.get("sequence"), int)):
+        raise ReleaseError(f"{path} is no record of a release")
+    return record
+
+
+def record_files(state_dir: Path) -> list[Path]:
+    """Return the files that lie where the records are, in the order of their names."""
     folder = state_dir / "records"
-    found = []
-    for path in folder.glob("*.json") if folder.is_dir() else []:
+    return sorted(folder.glob("*.json")) if folder.is_dir() else []
+
+
+def read_records(state_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the records of the host in the order of their sequence numbers, and a sentence for each unreadable one.
+
+    Records explain what happened; a run that cannot read one knows less, and goes on.
+    """
+    records, unreadable = [], []
+    for path in record_files(state_dir):
         try:
-            found.append(read_json(path))
-        except ReleaseError:
+            records.append(parse_record(path))
+        except ReleaseError as error:
             # Another process may have pruned it.
             if path.exists():
-                raise
-    return sorted(found, key=lambda record: int(record.get("sequence", 0)))
+                unreadable.append(str(error))
+    return sorted(records, key=lambda record: int(record["sequence"])), unreadable
+
+
+def next_sequence(state_dir: Path) -> int:
+    """Return a number that no record has, be it readable or not."""
+    named = [re.match(r"\d+", path.name) for path in record_files(state_dir)]
+    written = [int(record["sequence"]) for record in read_records(state_dir)[0]]
+    return max([0, *written, *(int(found[0]) for found in named if found)]) + 1
+
+
+def is_kept(folder: Path) -> bool:
+    """Return whether the folder of a release holds what its containers are started from."""
+    try:
+        release = read_json(folder / "release.json")
+        files = ["release.env", "service.env", *release["settings"]["compose_files"]]
+        return release["release_id"] == folder.name and all((folder / name).is_file() for name in files)
+    except (ReleaseError, KeyError, TypeError):
+        return False
+
+
+def kept_releases(state_dir: Path) -> list[str]:
+    """Return the releases that can be gone back to, by id."""
+    folder = state_dir / "releases"
+    return sorted(entry.name for entry in folder.iterdir() if is_kept(entry)) if folder.is_dir() else []
 
 
 def read_release(state_dir: Path, identity: str) -> dict[str, Any]:
     """Return ``release.json`` of a kept release; raise ReleaseError naming those that are kept."""
-    path = state_dir / "releases" / identity / "release.json"
-    if not path.is_file():
-        folder = state_dir / "releases"
-        kept = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    folder = state_dir / "releases" / identity
+    if not is_kept(folder):
         raise ReleaseError(
-            f"release {identity} is not kept on this host; kept are: {', '.join(kept) or 'none'}. "
+            f"release {identity} is not kept on this host; kept are: {', '.join(kept_releases(state_dir)) or 'none'}. "
             "`playbooks/status.yml` lists them"
         )
-    return read_json(path)
+    return read_json(folder / "release.json")
 
 
-def previous_release(records: list[dict[str, Any]], live: str) -> str:
-    """Return the release that the live one replaced when it was deployed; raise ReleaseError when there is none."""
-    for record in reversed(records):
-        deployed = record.get("action") == "deploy" and record.get("result") == "ok"
-        if deployed and record.get("release_id") == live:
-            if record.get("previous"):
-                return str(record["previous"])
-            break
+def good_releases(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the releases that served one after the other, the newest last, without those that were gone back from."""
+    served: list[str] = []
+    for record in records:
+        if record["result"] != "ok":
+            continue
+        identity, before = record["release_id"], record.get("previous") or ""
+        # What served before although no record says so: its record was lost, or its run died before it wrote one.
+        if before and before not in (identity, *served[-1:]) and record["action"] == "deploy":
+            served.append(before)
+        if record["action"] == "rollback" and identity in served:
+            while served[-1] != identity:
+                served.pop()
+        if served[-1:] != [identity]:
+            served.append(identity)
+    return served
+
+
+def previous_release(records: list[dict[str, Any]], live: str, kept: Collection[str]) -> str:
+    """Return the newest good release before the live one that can be started again; raise ReleaseError without one.
+
+    When nothing is live, that is the last good one.
+    """
+    served = good_releases(records)
+    if live in served:
+        while served[-1] != live:
+            served.pop()
+    for identity in reversed(served):
+        if identity != live and identity in kept:
+            return identity
+    before = f"before {live}" if live else "on this host"
     raise ReleaseError(
-        f"no release was good before {live or 'the first one'}; "
-        "name one with -e inference_service_release=ID (`playbooks/status.yml` lists them)"
+        f"there is no release to go back to: none that is kept was good {before}. Kept are: "
+        f"{', '.join(sorted(kept)) or 'none'}. Name one with -e inference_service_release=ID, or deploy"
     )
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the gateway does now: the colour in its memory ('' when it does not answer) and in its map file."""
+    """What the gateway does now: the word in its memory and in its map file, '' where there is none that it knows."""
 
     serving: str
     configured: str
 
     @property
+    def word(self) -> str:
+        """Where requests go, or will go when the gateway starts."""
+        return self.serving or self.configured
+
+    @property
     def colour(self) -> str:
-        """The colour that gets requests, or will get them when the gateway starts."""
-        return (self.serving or self.configured).removeprefix(HOLD)
+        """The colour of that word, '' or none when there is none."""
+        return self.word.removeprefix(HOLD)
 
     @property
     def held(self) -> bool:
         """Whether requests wait for a colour that is being replaced."""
-        return (self.serving or self.configured).startswith(HOLD)
+        return self.word.startswith(HOLD)
+
+    def mended(self, colour: str) -> str:
+        """Return the word that belongs into memory and map file when the colour is what serves."""
+        if self.held and self.colour == colour:
+            return self.word
+        return colour if colour in COLOURS else NOBODY
 
 
 @dataclass
@@ -131,11 +212,37 @@ class Plan:
     first: bool
     strategy: str = "blue_green"
     leftovers: list[str] = field(default_factory=list)
+    gateway_word: str = NOBODY
+    astray: str = ""
 
 
-def live_instances(instances: list[Instance], gateway: Gateway) -> list[Instance]:
-    """Return the instances of the colour that the gateway sends requests to."""
-    return [instance for instance in instances if instance.colour == gateway.colour]
+def serving_colour(instances: list[Instance], gateway: Gateway, good: Sequence[str] = ()) -> str:
+    """Return the colour that serves, or would serve if the gateway had not lost its word for it; else `none`.
+
+    What runs counts more than a word: a map that names nobody, or a colour that does not run, is a damaged map when
+    the other colour runs a release that was good (the newest of good, which is in order, comes first).
+    """
+    running = {instance.colour for instance in instances if instance.state == "running"}
+    present = {instance.colour for instance in instances}
+    if gateway.colour in running or (gateway.held and gateway.colour in present):
+        return gateway.colour
+    for release in reversed(good):
+        for colour in COLOURS:
+            if any(item.colour == colour and item.release == release and item.healthy for item in instances):
+                return colour
+    if gateway.colour in present:
+        return gateway.colour
+    healthy = [colour for colour in COLOURS if any(item.colour == colour and item.healthy for item in instances)]
+    return healthy[0] if healthy and not gateway.word else NOBODY
+
+
+def find_astray(gateway: Gateway, word: str) -> str:
+    """Return how the gateway's memory or its map file differs from the word that belongs there, or ''."""
+    if gateway.serving not in ("", word):
+        return f"the gateway sends requests to {gateway.serving} instead of {word}"
+    if gateway.configured != word:
+        return f"the gateway's map file names {gateway.configured or 'nobody'} instead of {word}"
+    return ""
 
 
 def choose_strategy(asked: str, held: bool, gpus: list[str], memory: dict[str, tuple[int, int]]) -> str:
@@ -152,9 +259,12 @@ def choose_strategy(asked: str, held: bool, gpus: list[str], memory: dict[str, t
     return "recreate" if tight else "blue_green"
 
 
-def make_plan(desired: str, indices: list[str], instances: list[Instance], gateway: Gateway) -> Plan:
+def make_plan(
+    desired: str, indices: list[str], instances: list[Instance], gateway: Gateway, good: Sequence[str] = ()
+) -> Plan:
     """Compare the wanted release with the containers and the gateway that are really there."""
-    serving = live_instances(instances, gateway)
+    live_colour = serving_colour(instances, gateway, good)
+    serving = [instance for instance in instances if instance.colour == live_colour]
     releases = {instance.release for instance in serving}
     live_release = releases.pop() if len(releases) == 1 else ""
     unhealthy = [instance.name for instance in serving if not instance.healthy]
@@ -170,7 +280,7 @@ def make_plan(desired: str, indices: list[str], instances: list[Instance], gatew
         reason = "an interrupted run keeps requests waiting"
     else:
         reason = ""
-    live_colour = gateway.colour if serving else "none"
+    word = gateway.mended(live_colour)
     candidate = next(colour for colour in COLOURS if colour != live_colour)
     # Whatever runs on the other colour is not serving: an interrupted run left it.
     leftovers = sorted({instance.project for instance in instances if instance.colour != live_colour})
@@ -184,6 +294,8 @@ def make_plan(desired: str, indices: list[str], instances: list[Instance], gatew
         live_instances=sorted({instance.index for instance in serving}),
         first=not serving,
         leftovers=leftovers,
+        gateway_word=word,
+        astray=find_astray(gateway, word),
     )
 
 
@@ -195,8 +307,7 @@ def write_record(state_dir: Path, record: dict[str, Any]) -> Path:
     try:
         # Another process that writes one now gets the number after this.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        records = read_records(state_dir)
-        sequence = int(records[-1]["sequence"]) + 1 if records else 1
+        sequence = next_sequence(state_dir)
         path = folder / f"{sequence:04d}-{record['release_id']}.json"
         numbered = {"schema": RECORD_SCHEMA, "sequence": sequence, **record}
         write_atomically(path, json.dumps(numbered, indent=2, sort_keys=True) + "\n")
@@ -207,21 +318,27 @@ def write_record(state_dir: Path, record: dict[str, Any]) -> Path:
 
 def prune_records(state_dir: Path, kept: list[str]) -> int:
     """Remove the oldest records beyond KEEP_RECORDS, never one of a kept release; return how many."""
-    old = read_records(state_dir)[:-KEEP_RECORDS]
-    gone = [record for record in old if record["release_id"] not in kept]
-    for record in gone:
-        (state_dir / "records" / f"{record['sequence']:04d}-{record['release_id']}.json").unlink(missing_ok=True)
+    old = read_records(state_dir)[0][:-KEEP_RECORDS]
+    paths = [
+        state_dir / "records" / f"{record['sequence']:04d}-{record['release_id']}.json"
+        for record in old
+        if record["release_id"] not in kept
+    ]
+    gone = [path for path in paths if path.is_file()]
+    for path in gone:
+        path.unlink(missing_ok=True)
     return len(gone)
 
 
-def releases_to_keep(records: list[dict[str, Any]], live: str, keep: int) -> list[str]:
-    """Return the live release, the one before it, and the newest good ones, ``keep`` in all at least two."""
-    kept = [live]
+def releases_to_keep(records: list[dict[str, Any]], live: str, keep: int, kept: Collection[str]) -> list[str]:
+    """Return the live release, the one before it, and the newest good ones that are kept, ``keep`` in all or two."""
+    stay = [live]
     with contextlib.suppress(ReleaseError):
-        kept.append(previous_release(records, live))
+        stay.append(previous_release(records, live, kept))
     for record in reversed(records):
-        if len(kept) >= max(keep, 2):
+        if len(stay) >= max(keep, 2):
             break
-        if record.get("result") == "ok" and record["release_id"] not in kept:
-            kept.append(str(record["release_id"]))
-    return kept
+        identity = str(record["release_id"])
+        if record["result"] == "ok" and identity in kept and identity not in stay:
+            stay.append(identity)
+    return stay

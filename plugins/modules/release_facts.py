@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,34 @@ from ansible.module_utils.acceptance import check_device, check_samples
 from ansible.module_utils.bake import pending
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.deploy_lock import read_lock
-from ansible.module_utils.docker_host import DockerError, Instance, list_instances
-from ansible.module_utils.gateway_state import WANTED_OPTIONS, compare_gateway, read_containers
+from ansible.module_utils.docker_host import DockerError, Instance, list_instances, run_docker
+from ansible.module_utils.gateway_state import (
+    WANTED_OPTIONS,
+    compare_gateway,
+    compare_in_place,
+    read_containers,
+)
 from ansible.module_utils.golden import GoldenError, load
-from ansible.module_utils.haproxy_runtime import GatewayError, live_colour, read_map_file
+from ansible.module_utils.haproxy_runtime import GatewayError, live_word, read_map_file
 from ansible.module_utils.host_address import refusal
 from ansible.module_utils.releases import (
+    COLOURS,
+    WORDS,
     Gateway,
     Plan,
     ReleaseError,
     choose_strategy,
-    live_instances,
+    find_astray,
+    good_releases,
+    kept_releases,
     make_plan,
     previous_release,
     read_records,
     read_release,
     release_id,
+    serving_colour,
 )
+from ansible.module_utils.service_network import find_faults, inspect_network, members
 
 DOCUMENTATION = r"""
 module: release_facts
@@ -75,6 +88,9 @@ live: {description: Release and colour that get requests, returned: success, typ
 instances: {description: All containers of the service, returned: success, type: list, elements: dict}
 gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
 records: {description: The records of this host in order, returned: success, type: list, elements: dict}
+unreadable: {description: What lies among the records and is none, returned: success, type: list, elements: str}
+missing: {description: What a deploy of what is live would mend, returned: success, type: list, elements: str}
+kept: {description: The releases that can be gone back to, returned: success, type: list, elements: str}
 lock:
   description: >-
     Owner, controller and time of the run that has the lock, and whether a process works here for a run (this one's own
@@ -96,13 +112,50 @@ PATIENCE = 90
 UNKNOWN = "(known once image and bundle are there)"
 
 
-def read_gateway(state_dir: Path, map_path: str) -> Gateway:
-    """Ask the running gateway and its map file which colour is live."""
+def admin_sockets(name: str, state_dir: Path) -> Iterator[Path]:
+    """Yield where the running gateway's admin socket is: on the host, or what the container sees in its place.
+
+    The second differs when the folder was removed, or replaced, under a gateway that runs.
+    """
+    yield state_dir / "gateway" / "run" / "admin.sock"
+    with contextlib.suppress(DockerError):
+        process = run_docker(["inspect", "--format", "{{.State.Pid}}", f"{name}-gateway"]).strip()
+        if process not in ("", "0"):
+            yield Path("/proc", process, "root/run/haproxy/admin.sock")
+
+
+def read_gateway(name: str, state_dir: Path, map_path: str) -> Gateway:
+    """Ask the running gateway and its map file where requests go; a word that no gateway knows is none."""
+    serving = ""
+    for admin_socket in admin_sockets(name, state_dir):
+        with contextlib.suppress(GatewayError):
+            serving = live_word(admin_socket, map_path)
+            break
+    words = (serving, read_map_file(state_dir / "gateway" / "conf" / "live.map"))
+    return Gateway(*(word if word in WORDS else "" for word in words))
+
+
+def startable_release(state_dir: Path, identity: str) -> dict[str, Any]:
+    """Return a kept release whose image and bundle are there; raise ReleaseError with the next step otherwise."""
+    release: dict[str, Any] = read_release(state_dir, identity)
+    image, bundle = release["image"], release["bundle"]
     try:
-        serving = live_colour(state_dir / "gateway" / "run" / "admin.sock", map_path)
-    except GatewayError:
-        serving = ""
-    return Gateway(serving=serving, configured=read_map_file(state_dir / "gateway" / "conf" / "live.map"))
+        run_docker(["image", "inspect", image["id"]])
+    except DockerError as error:
+        if "no such image" not in str(error).lower():
+            raise
+        raise ReleaseError(
+            f"release {identity} cannot be started: its image {image.get('tag') or image['id'][:19]} is no longer on "
+            "this host. Nothing was touched. Bring the image back (`docker load`, `docker pull`), deploy the model "
+            f"{bundle['name']} {bundle['version']} anew, or name another release with -e inference_service_release=ID"
+        ) from error
+    manifest = state_dir / "bundles" / bundle["name"] / bundle["version"] / "bundle.json"
+    if not manifest.is_file():
+        raise ReleaseError(
+            f"release {identity} cannot be started: {manifest} is missing. Nothing was touched. Deploy the model "
+            f"{bundle['name']} {bundle['version']} anew, or name another release with -e inference_service_release=ID"
+        )
+    return release
 
 
 def wanted_release(params: dict[str, Any], state_dir: Path, live: str, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -110,9 +163,8 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str, records: 
     if params["release"]:
         identity = str(params["release"])
         if identity == "previous":
-            identity = previous_release(records, live)
-        kept: dict[str, Any] = read_release(state_dir, identity)
-        return kept
+            identity = previous_release(records, live, kept_releases(state_dir))
+        return startable_release(state_dir, identity)
     desired: dict[str, Any] = params["desired"]
     image, bundle = desired["image"]["id"], desired["bundle"]["sha256"]
     # A dry run may come before the image or the bundle is there; their identity is not known then.
@@ -120,14 +172,15 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str, records: 
     return {**desired, "release_id": identity}
 
 
-def settled_instances(name: str, colour: str, deadline: float) -> list[Instance]:
-    """Return the service's instances when the engine has judged those of the colour, or at the deadline (monotonic).
+def settled_instances(name: str, gateway: Gateway, deadline: float) -> list[Instance]:
+    """Return the service's instances when the engine has judged those that serve, or at the deadline (monotonic).
 
     After a reboot, or a restart of the engine, it takes some seconds to see that a release is as healthy as before.
     """
+    colours = [gateway.colour] if gateway.colour in COLOURS else COLOURS
     while True:
         instances: list[Instance] = list_instances(name)
-        live = [item for item in instances if item.colour == colour and item.state == "running"]
+        live = [item for item in instances if item.colour in colours and item.state == "running"]
         if all(item.health != "starting" for item in live) or time.monotonic() >= deadline:
             return instances
         time.sleep(0.5)
@@ -187,10 +240,26 @@ def verify(url: str, state_dir: Path, release: dict[str, Any]) -> tuple[dict[str
     return {"device": device, "prediction": prediction}, "; ".join(entry["problems"])
 
 
+def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[str], kept: list[str]) -> list[str]:
+    """Return a sentence for each part around a live release that was lost: network, folder, image, bundle, record."""
+    identity, bundle = live["release_id"], live.get("bundle", {})
+    found: list[str] = find_faults(name, members(name), inspect_network(name))
+    if identity not in kept:
+        found.append(f"{state_dir / 'releases' / identity} of the live release is missing or damaged")
+    manifest = state_dir / "bundles" / bundle.get("name", "") / bundle.get("version", "") / "bundle.json"
+    if bundle and not manifest.is_file():
+        found.append(f"{manifest} of the live release is missing")
+    if good[-1:] != [identity]:
+        found.append("its record is missing")
+    return found
+
+
 def examine(
-    params: dict[str, Any], state_dir: Path, release: dict[str, Any], plan: Plan, records: list[dict[str, Any]]
+    params: dict[str, Any], state_dir: Path, release: dict[str, Any], plan: Plan, missing: list[str]
 ) -> tuple[dict[str, Any], str]:
     """Look at everything around a live release; return what verified it, and what is not in order or ''."""
+    if plan.astray:
+        return {}, plan.astray
     wanted = params["gateway"]
     differences = compare_gateway(wanted, read_containers(f"{wanted['name']}-gateway")).differences
     if differences:
@@ -199,9 +268,8 @@ def examine(
         return {}, "its bake has not ended"
     if plan.leftovers:
         return {}, f"an interrupted run left {', '.join(plan.leftovers)}"
-    good = [record["release_id"] for record in records if record["result"] == "ok"]
-    if good[-1:] != [plan.release_id]:
-        return {}, "its record is missing"
+    if missing:
+        return {}, missing[0]
     return verify(params["url"], state_dir, release)
 
 
@@ -226,32 +294,42 @@ def main() -> None:
     state_dir = Path(params["state_dir"])
     started = time.time()
     planning = params["desired"] or params["release"]
-    gateway = read_gateway(state_dir, params["map_path"])
+    gateway = read_gateway(params["name"], state_dir, params["map_path"])
     try:
         deadline = time.monotonic() + (PATIENCE if planning else 0)
-        instances = settled_instances(params["name"], gateway.colour, deadline)
+        instances = settled_instances(params["name"], gateway, deadline)
     except DockerError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The containers of {params['name']} cannot be listed: {error}. Is Docker running?")
         # A first run in check mode: the engine itself would only be installed now.
         instances = []
     try:
-        serving = live_instances(instances, gateway)
-        records = read_records(state_dir)
+        records, unreadable = read_records(state_dir)
+        good, kept = good_releases(records), kept_releases(state_dir)
+        colour = serving_colour(instances, gateway, good)
+        serving = [instance for instance in instances if instance.colour == colour]
         live = live_release(state_dir, serving)
+        missing = find_missing(params["name"], state_dir, live, good, kept) if live else []
         result: dict[str, Any] = {
             "changed": False,
             "started": started,
             "gateway": asdict(gateway),
-            "live": {"colour": gateway.colour if serving else "none", "release": live},
+            "live": {"colour": colour, "release": live},
             "instances": [instance.as_dict() for instance in instances],
             "records": records,
+            "unreadable": unreadable,
+            "kept": kept,
+            "missing": missing,
             "lock": read_lock(state_dir),
         }
+        if live and not planning:
+            astray = find_astray(gateway, gateway.mended(colour))
+            lost = compare_in_place(params["name"], state_dir / "gateway")
+            result["missing"] = [*([astray] if astray else []), *lost, *missing]
         if planning:
             release = wanted_release(params, state_dir, str(live.get("release_id", "")), records)
             indices = [str(item["index"]) for item in release["settings"]["instances"]]
-            plan = make_plan(release["release_id"], indices, instances, gateway)
+            plan = make_plan(release["release_id"], indices, instances, gateway, good)
             if plan.rollout and not plan.first:
                 gpus = [str(item["index"]) for item in release["settings"]["instances"] if item["gpu"]]
                 memory = gpu_memory() if gpus and params["strategy"] == "auto" else {}
@@ -259,7 +337,7 @@ def main() -> None:
             verified: dict[str, Any] = {}
             unsettled = plan.reason
             if not plan.rollout and params["gateway"]:
-                verified, unsettled = examine(params, state_dir, release, plan, records)
+                verified, unsettled = examine(params, state_dir, release, plan, missing)
             refused = ""
             if unsettled and params["gateway"]:
                 wanted = params["gateway"]

@@ -8,13 +8,14 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import write_atomically
+from ansible.module_utils.releases import is_kept, write_atomically
 
 DOCUMENTATION = r"""
 module: release_prepare
 short_description: Write a release's directory and the environment files of its instances
 description:
-  - A release's directory never changes once it is there, so that going back to it starts exactly what ran before.
+  - A release's directory never changes once it is there, so that going back to it starts exactly what ran before; only
+    one that was damaged is written again.
   - The environment files say which colour and GPU an instance gets; they are written anew for each start.
 options:
   state_dir: {description: The service's state directory, type: path, required: true}
@@ -39,9 +40,12 @@ path: {description: The release's directory, returned: success, type: str}
 
 
 def write_release(folder: Path, files: dict[str, str]) -> bool:
-    """Write the directory in one step; return whether it was new."""
+    """Write the directory in one step; return whether it was new, or damaged and written again."""
     if folder.is_dir():
-        return False
+        intact = is_kept(folder) and all((folder / name).stat().st_size > 0 for name in files if files[name])
+        for name, content in files.items() if not intact else []:
+            write_atomically(folder / name, content)
+        return bool(files) and not intact
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The host's lock is ours: what is half written belongs to a run that died.
     for unfinished in folder.parent.glob(".*"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, run_docker
 from ansible.module_utils.releases import (
     ReleaseError,
+    is_kept,
+    kept_releases,
     prune_records,
     read_json,
     read_records,
@@ -54,24 +57,30 @@ def timestamp(seconds: float) -> str:
 
 
 def bundle_directory(state_dir: Path, release: dict[str, Any]) -> Path:
-    """Return where the release's bundle lies on this host."""
-    bundle = release["bundle"]
-    return state_dir / "bundles" / str(bundle["name"]) / str(bundle["version"])
+    """Return where the release's bundle lies on this host; raise ReleaseError when that is no bundle's place."""
+    names = [str(release.get("bundle", {}).get(key, "")) for key in ("name", "version")]
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names):
+        raise ReleaseError(f"no bundle is called {' '.join(names)!r}")
+    return state_dir.joinpath("bundles", *names)
 
 
-def prune(state_dir: Path, keep: list[str]) -> list[str]:
-    """Remove the releases that are not in keep, and the bundles and images that none of the kept ones uses."""
+def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
+    """Remove the releases that are not in keep, and the bundles and images that none of those kept, nor live, uses."""
     releases = {path.name: path for path in (state_dir / "releases").glob("[0-9a-f]*") if path.is_dir()}
-    kept = [read_json(path / "release.json") for name, path in releases.items() if name in keep]
-    bundles = {bundle_directory(state_dir, release) for release in kept}
-    images = {release["image"]["id"] for release in kept}
+    described = {name: read_json(path / "release.json") for name, path in releases.items() if is_kept(path)}
+    used = [live, *(release for name, release in described.items() if name in keep)]
+    bundles = {bundle_directory(state_dir, release) for release in used}
+    images = {release["image"]["id"] for release in used}
     pruned = []
     for name, path in releases.items():
         if name in keep:
             continue
-        old = read_json(path / "release.json")
         shutil.rmtree(path)
         pruned.append(f"release {name}")
+        # What a damaged folder used is not known, so it stays.
+        old = described.get(name)
+        if old is None:
+            continue
         bundle = bundle_directory(state_dir, old)
         if bundle not in bundles and bundle.is_dir():
             shutil.rmtree(bundle)
@@ -111,8 +120,9 @@ def main() -> None:
     try:
         path = write_record(state_dir, record)
         if record["result"] == "ok":
-            keep = releases_to_keep(read_records(state_dir), record["release_id"], module.params["keep"])
-            pruned = prune(state_dir, keep)
+            records, _ = read_records(state_dir)
+            keep = releases_to_keep(records, record["release_id"], module.params["keep"], kept_releases(state_dir))
+            pruned = prune(state_dir, keep, record)
             forgotten = prune_records(state_dir, keep)
             pruned += [f"{forgotten} records"] if forgotten else []
     except (OSError, ReleaseError) as error:

@@ -15,6 +15,7 @@ from plugins.module_utils.gateway_state import (
     compare_containers,
     compare_files,
     compare_folders,
+    is_cut_off,
     parse_config_hashes,
     parse_container,
 )
@@ -83,3 +84,27 @@ def test_a_folder_differs_by_absence_and_mode(tmp_path: Path) -> None:
     assert compare_folders({str(path): owner}) == [f"{path} is missing"]
     path.mkdir(mode=0o700)
     assert compare_folders({str(path): owner}) == [f"{path} has another owner or mode"]
+
+
+def test_a_container_whose_folders_were_removed_under_it_is_cut_off(tmp_path: Path) -> None:
+    """It goes on with what it has mounted; what is written to the folders of the same names does not reach it."""
+    conf, inside = tmp_path / "conf", tmp_path / "proc" / "7" / "root" / "etc" / "conf"
+    conf.mkdir()
+    inside.parent.mkdir(parents=True)
+    inside.symlink_to(conf)
+    mounts = [{"Type": "bind", "Source": str(conf), "Destination": "/etc/conf"}, {"Type": "volume", "Source": "/none"}]
+    inspected = {"State": {"Running": True, "Pid": 7}, "Mounts": mounts}
+    assert not is_cut_off(inspected, tmp_path / "proc")
+    kept = conf.rename(tmp_path / "removed")
+    inside.unlink()
+    inside.symlink_to(kept)
+    assert is_cut_off(inspected, tmp_path / "proc")
+    conf.mkdir()
+    assert is_cut_off(inspected, tmp_path / "proc")
+    # One that does not run sees nothing; it will see what is there when it starts.
+    assert not is_cut_off({**inspected, "State": {"Running": False, "Pid": 0}}, tmp_path / "proc")
+
+
+def test_a_container_that_is_cut_off_is_a_difference() -> None:
+    containers = [dataclasses.replace(GATEWAY, cut_off=True), KEEPER]
+    assert compare_containers(containers, WANTED) == ["the container of gateway has lost its folders"]

@@ -14,6 +14,7 @@ from plugins.module_utils.releases import (
     Gateway,
     ReleaseError,
     choose_strategy,
+    kept_releases,
     make_plan,
     previous_release,
     prune_records,
@@ -123,6 +124,51 @@ class TestPlan:
         assert "waiting" in still_there.reason
 
 
+class TestLostWord:
+    """The gateway's map was emptied, garbled or removed, or says something else than its memory."""
+
+    @pytest.mark.parametrize("words", [("", ""), ("none", ""), ("", "none"), ("", "green")])
+    def test_a_good_release_that_runs_is_live_whatever_the_map_says(self, words: tuple[str, str]) -> None:
+        gateway = Gateway(*words)
+        plan = make_plan(A, ["0"], [instance(A, "blue")], gateway, [A])
+        assert (plan.rollout, plan.live_colour, plan.gateway_word, plan.leftovers) == (False, "blue", "blue", [])
+        assert plan.astray
+        other = make_plan(B, ["0"], [instance(A, "blue")], gateway, [A])
+        assert (other.first, other.colour, other.live_release, other.leftovers) == (False, "green", A, [])
+
+    def test_of_two_good_releases_the_newer_one_is_live(self) -> None:
+        both = [instance(B, "blue"), instance(A, "green")]
+        assert make_plan(B, ["0"], both, Gateway("", ""), [A, B]).live_colour == "blue"
+        assert make_plan(B, ["0"], both, Gateway("", ""), [B, A]).live_colour == "green"
+
+    def test_without_records_what_is_healthy_is_live_only_where_the_word_is_lost(self) -> None:
+        assert make_plan(A, ["0"], [instance(A, "green")], Gateway("", "")).live_colour == "green"
+        # A first deploy that died before its switch: nobody has proved this one.
+        assert make_plan(A, ["0"], [instance(A, "green")], Gateway("none", "none")).first
+
+    def test_a_colour_whose_containers_are_gone_gives_way_to_a_good_one_that_runs(self) -> None:
+        plan = make_plan(B, ["0"], [instance(A, "green")], serving("blue"), [A, B])
+        assert (plan.first, plan.live_colour, plan.colour, plan.gateway_word) == (False, "green", "blue", "green")
+        assert plan.astray == "the gateway sends requests to blue instead of green"
+
+    @pytest.mark.parametrize(
+        ("gateway", "astray"),
+        [
+            (Gateway("blue", "green"), "the gateway's map file names green instead of blue"),
+            (Gateway("blue", ""), "the gateway's map file names nobody instead of blue"),
+            (Gateway("", "blue"), ""),
+            (Gateway("blue", "blue"), ""),
+        ],
+    )
+    def test_memory_and_file_that_disagree_are_a_difference(self, gateway: Gateway, astray: str) -> None:
+        assert make_plan(A, ["0"], [instance(A, "blue")], gateway, [A]).astray == astray
+
+    def test_requests_that_are_held_stay_held_until_the_run_goes_on(self) -> None:
+        held = Gateway(serving="hold-blue", configured="")
+        plan = make_plan(B, ["0"], [instance(A, "blue", state="exited")], held, [A])
+        assert (plan.gateway_word, plan.live_colour, plan.first) == ("hold-blue", "blue", False)
+
+
 class TestStrategy:
     @pytest.mark.parametrize(
         ("asked", "held", "memory", "chosen"),
@@ -146,21 +192,58 @@ class TestStrategy:
         assert parse_gpu_memory("0, 12034, 10000\n1, [N/A], [N/A]\nNo devices\n") == {"0": (12034, 10000)}
 
 
+ALL = (A, B, C)
+
+
 class TestPrevious:
     def test_is_the_release_that_the_live_one_replaced(self) -> None:
-        assert previous_release([record(A), record(B, previous=A)], B) == A
+        assert previous_release([record(A), record(B, previous=A)], B, ALL) == A
 
     def test_a_failed_release_was_never_the_one_before(self) -> None:
         records = [record(A), record(B, previous=A, result="failed"), record(C, previous=A)]
-        assert previous_release(records, C) == A
+        assert previous_release(records, C, ALL) == A
 
     def test_going_back_twice_goes_further_back_not_forth(self) -> None:
         records = [record(A), record(B, previous=A), record(C, previous=B), record(B, previous=C, action="rollback")]
-        assert previous_release(records, B) == A
+        assert previous_release(records, B, ALL) == A
+        records.append(record(A, previous=B, action="rollback"))
+        with pytest.raises(ReleaseError, match=f"none that is kept was good before {A}"):
+            previous_release(records, A, ALL)
+
+    @pytest.mark.parametrize("before", ["", B])
+    def test_a_release_that_was_deployed_again_still_has_the_one_before(self, before: str) -> None:
+        """It had been stopped or removed: then nothing was live before, or it was itself."""
+        records = [record(A), record(B, previous=A), record(B, previous=before)]
+        assert previous_release(records, B, ALL) == A
+        assert releases_to_keep([*records, record(C, previous=B), record(C)], C, keep=2, kept=ALL) == [C, B]
+
+    def test_with_nothing_live_it_is_the_last_good_one(self) -> None:
+        assert previous_release([record(A), record(B, previous=A), record(C, result="failed")], "", ALL) == B
+
+    def test_a_release_that_is_no_longer_kept_is_passed_over(self) -> None:
+        records = [record(A), record(B, previous=A), record(C, previous=B)]
+        assert previous_release(records, C, [A, C]) == A
+
+    def test_a_release_whose_own_record_was_lost_is_known_from_the_one_that_replaced_it(self) -> None:
+        assert previous_release([record(A), record(C, previous=B)], C, ALL) == B
+
+    def test_a_live_release_without_a_record_goes_back_to_the_last_one_with_one(self) -> None:
+        assert previous_release([record(A)], B, ALL) == A
 
     def test_none_before_the_first_says_what_to_do(self) -> None:
         with pytest.raises(ReleaseError, match="inference_service_release=ID"):
-            previous_release([record(A)], A)
+            previous_release([record(A)], A, ALL)
+
+
+def keep_release(state_dir: Path, identity: str) -> Path:
+    """Write a release's folder as release_prepare does."""
+    folder = state_dir / "releases" / identity
+    folder.mkdir(parents=True)
+    release = {"release_id": identity, "settings": {"compose_files": ["docker-compose.yml"]}}
+    (folder / "release.json").write_text(json.dumps(release))
+    for name in ("release.env", "service.env", "docker-compose.yml"):
+        (folder / name).write_text("")
+    return folder
 
 
 class TestFiles:
@@ -168,7 +251,7 @@ class TestFiles:
         first = write_record(tmp_path, record(B))
         second = write_record(tmp_path, record(A, previous=B))
         assert [first.name, second.name] == [f"0001-{B}.json", f"0002-{A}.json"]
-        assert [item["release_id"] for item in read_records(tmp_path)] == [B, A]
+        assert [item["release_id"] for item in read_records(tmp_path)[0]] == [B, A]
 
     def test_processes_that_write_at_once_get_numbers_of_their_own(self, tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
@@ -184,18 +267,55 @@ class TestFiles:
         first = write_record(tmp_path, record(A))
         write_record(tmp_path, record(B))
         first.touch()
-        assert [item["sequence"] for item in read_records(tmp_path)] == [1, 2]
+        assert [item["sequence"] for item in read_records(tmp_path)[0]] == [1, 2]
 
-    def test_a_broken_record_names_its_file(self, tmp_path: Path) -> None:
-        path = write_record(tmp_path, record(A))
-        path.write_text("{")
-        with pytest.raises(ReleaseError, match=path.name):
-            read_records(tmp_path)
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            '{"release_id": "aa',
+            "[]",
+            '"text"',
+            '{"hello": 1}',
+            '{"release_id": 1, "action": "deploy", "result": "ok", "sequence": 2}',
+            '{"release_id": "a", "action": "deploy", "result": "ok", "sequence": "2"}',
+            '{"release_id": "a", "action": "deploy", "result": "ok", "sequence": 2, "bundle": []}',
+            '{"schema": 2, "release_id": "a", "action": "deploy", "result": "ok", "sequence": 2}',
+            '{"schema": "new", "release_id": "a", "action": "deploy", "result": "ok", "sequence": 2}',
+        ],
+    )
+    def test_an_unreadable_record_is_named_and_passed_over(self, tmp_path: Path, content: str) -> None:
+        write_record(tmp_path, record(A))
+        broken = write_record(tmp_path, record(B))
+        broken.write_text(content)
+        records, unreadable = read_records(tmp_path)
+        assert [item["release_id"] for item in records] == [A]
+        assert len(unreadable) == 1
+        assert str(broken) in unreadable[0]
+        # Its number stays its own.
+        assert write_record(tmp_path, record(C)).name == f"0003-{C}.json"
+        assert prune_records(tmp_path, []) == 0
+
+    def test_a_record_that_is_no_text_is_named_and_passed_over(self, tmp_path: Path) -> None:
+        write_record(tmp_path, record(A)).write_bytes(b"\xff\xfe\x00")
+        (tmp_path / "records" / "folder.json").mkdir()
+        assert len(read_records(tmp_path)[1]) == 2
+
+    def test_numbers_stay_unique_when_a_file_has_another_name_than_its_record(self, tmp_path: Path) -> None:
+        write_record(tmp_path, record(A)).rename(tmp_path / "records" / "mine.json")
+        assert write_record(tmp_path, record(B)).name == f"0002-{B}.json"
 
     def test_a_release_that_is_gone_names_those_that_are_kept(self, tmp_path: Path) -> None:
-        (tmp_path / "releases" / A).mkdir(parents=True)
+        keep_release(tmp_path, A)
         with pytest.raises(ReleaseError, match=A):
             read_release(tmp_path, B)
+
+    @pytest.mark.parametrize("damage", ["release.json", "service.env", "docker-compose.yml"])
+    def test_a_release_that_cannot_be_started_is_not_kept(self, tmp_path: Path, damage: str) -> None:
+        keep_release(tmp_path, A)
+        (keep_release(tmp_path, B) / damage).unlink()
+        (keep_release(tmp_path, C) / "release.json").write_text("{")
+        assert kept_releases(tmp_path) == [A]
 
     def test_a_failed_write_leaves_the_old_content_and_nothing_else(self, tmp_path: Path) -> None:
         path = tmp_path / "live.map"
@@ -209,7 +329,7 @@ class TestFiles:
 class TestRetention:
     def test_live_and_previous_stay_whatever_the_limit(self) -> None:
         records = [record(A), record(B, previous=A), record(C, previous=B), record(A, previous=C)]
-        assert releases_to_keep(records, A, keep=1) == [A, C]
+        assert releases_to_keep(records, A, keep=1, kept=ALL) == [A, C]
 
     def test_old_records_go_but_for_those_of_kept_releases(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -218,11 +338,15 @@ class TestRetention:
         for release in (A, B, B, C):
             write_record(tmp_path, record(release))
         assert prune_records(tmp_path, [A, C]) == 1
-        assert [(item["sequence"], item["release_id"]) for item in read_records(tmp_path)] == [(1, A), (3, B), (4, C)]
+        assert [(item["sequence"], item["release_id"]) for item in read_records(tmp_path)[0]] == [
+            (1, A),
+            (3, B),
+            (4, C),
+        ]
 
     def test_failed_releases_are_not_kept(self) -> None:
         records = [record(A), record(B, previous=A, result="failed"), record(C, previous=A)]
-        assert releases_to_keep(records, C, keep=5) == [C, A]
+        assert releases_to_keep(records, C, keep=5, kept=ALL) == [C, A]
 
 
 class TestInstance:

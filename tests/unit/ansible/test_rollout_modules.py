@@ -25,7 +25,7 @@ from plugins.filter.next_step import next_step
 from plugins.filter.release_table import release_table
 from plugins.lookup.tree_digest import tree_digest
 from plugins.module_utils.acceptance import check_device, check_samples
-from plugins.module_utils.bake import NOTE, bake, switch
+from plugins.module_utils.bake import NOTE, bake, mend, pending, switch
 from plugins.module_utils.docker_host import Instance
 from plugins.module_utils.golden import GoldenError, Sample, compare, load
 from plugins.module_utils.haproxy_runtime import (
@@ -256,12 +256,27 @@ class TestAcceptance:
 
 
 class TestPrepare:
+    @staticmethod
+    def files(note: str) -> dict[str, str]:
+        release = {"release_id": "aaaaaaaaaaaa", "settings": {"compose_files": ["docker-compose.yml"]}}
+        return {"release.json": json.dumps(release), "docker-compose.yml": note, "release.env": "", "service.env": note}
+
     def test_a_release_is_written_once_and_never_again(self, tmp_path: Path) -> None:
         folder = tmp_path / "releases" / "aaaaaaaaaaaa"
-        assert release_prepare.write_release(folder, {"release.json": "{}"}) is True
-        assert release_prepare.write_release(folder, {"release.json": "other"}) is False
-        assert (folder / "release.json").read_text() == "{}"
+        assert release_prepare.write_release(folder, self.files("first")) is True
+        assert release_prepare.write_release(folder, self.files("other")) is False
+        assert (folder / "service.env").read_text() == "first"
         assert [entry.name for entry in folder.parent.iterdir()] == ["aaaaaaaaaaaa"]
+
+    @pytest.mark.parametrize("name", ["release.json", "docker-compose.yml", "service.env"])
+    def test_a_release_that_was_damaged_is_written_again(self, tmp_path: Path, name: str) -> None:
+        folder = tmp_path / "aaaaaaaaaaaa"
+        release_prepare.write_release(folder, self.files("first"))
+        (folder / name).write_text("")
+        # Going back brings no files with it.
+        assert release_prepare.write_release(folder, {}) is False
+        assert release_prepare.write_release(folder, self.files("first")) is True
+        assert (folder / name).read_text() == self.files("first")[name]
 
     def test_what_a_killed_run_left_half_written_goes(self, tmp_path: Path) -> None:
         (tmp_path / ".bbbbbbbbbbbb.x1" / "part").mkdir(parents=True)
@@ -366,6 +381,41 @@ class TestGateway:
             other.join()
         assert outcome.reason == ""
         assert not (tmp_path / NOTE).exists()
+    @pytest.mark.parametrize("content", ["", "live purple\nlive\n", "live green\n", None])
+    def test_a_map_file_that_was_damaged_gets_the_word_of_the_running_gateway(
+        self, tmp_path: Path, content: str | None
+    ) -> None:
+        live_map = tmp_path / "conf" / "live.map"
+        if content is not None:
+            live_map.parent.mkdir()
+            live_map.write_text(content)
+        note = tmp_path / "switch.json"
+        note.write_text("{}")
+        (tmp_path / "run").mkdir()
+        with answering(tmp_path / "run" / "admin.sock", {"show map /live.map": "0x55d live blue\n\n"}):
+            assert mend(tmp_path, "/live.map", "blue", write=False) is True
+            done = switch(tmp_path, "/live.map", "blue", bake=False)
+            assert mend(tmp_path, "/live.map", "blue") is False
+        assert (done.previous, done.changed, live_map.read_text()) == ("blue", True, "live blue\n")
+        # Whether the release has proved itself is another question.
+        assert note.exists()
+
+    def test_a_gateway_that_forgot_where_requests_go_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        answers = {"show map /live.map": "\n", "add map /live.map live blue": "\n"}
+        with answering(tmp_path / "run" / "admin.sock", answers):
+            assert mend(tmp_path, "/live.map", "blue") is True
+        assert (tmp_path / "conf" / "live.map").read_text() == "live blue\n"
+
+    def test_a_map_that_is_a_folder_is_mended_before_a_gateway_runs(self, tmp_path: Path) -> None:
+        (tmp_path / "conf" / "live.map").mkdir(parents=True)
+        assert mend(tmp_path, "/live.map", "none") is True
+        assert (tmp_path / "conf" / "live.map").read_text() == "live none\n"
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"to": "blue"}', '{"to": "blue", "from": "green", "at": 1}'])
+    def test_a_note_that_was_damaged_says_nothing(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "switch.json").write_text(content)
+        assert pending(tmp_path, "blue") == {}
 
     def test_a_drained_gateway_says_so(self, admin_socket: Path) -> None:
         assert is_drained(admin_socket, "/conf/drained.map")
@@ -383,10 +433,10 @@ class TestGateway:
         with pytest.raises(GatewayError, match=r"admin\.sock"):
             live_colour(tmp_path / "admin.sock", "/conf/live.map")
 
-    @pytest.mark.parametrize(("content", "colour"), [("live blue\n", "blue"), ("", "none"), ("other blue\n", "none")])
+    @pytest.mark.parametrize(("content", "colour"), [("live blue\n", "blue"), ("", ""), ("other blue\n", "")])
     def test_the_map_file(self, tmp_path: Path, content: str, colour: str) -> None:
         path = tmp_path / "live.map"
-        assert read_map_file(path) == "none"
+        assert read_map_file(path) == ""
         path.write_text(content)
         assert read_map_file(path) == colour
 
@@ -438,8 +488,11 @@ class TestTable:
                 {**common, "release_id": "aaa", "image": {"tag": "svc:cpu-1"}},
                 {**common, "release_id": "bbb", "image": {"tag": "svc:cpu-2"}, "action": "rollback"},
             ],
+            "kept": ["bbb"],
+            "missing": ["the container of keeper is missing"],
+            "unreadable": ["/x/records/0003.json holds no JSON object"],
         }
-        headline, _titles, newest, oldest = release_table(facts, "gpu-1")
+        headline, missing, _titles, newest, oldest, unread = release_table(facts, "gpu-1")
         assert headline == "gpu-1: release bbb is live on green: svc-green-0-api-1 running (healthy)"
         assert newest.split() == [
             "*",
@@ -454,9 +507,13 @@ class TestTable:
             "s",
         ]
         assert oldest.split()[0] == "aaa"
+        assert "ok, no longer kept" in oldest
+        assert missing == "The next deploy mends: the container of keeper is missing."
+        assert unread == "Not read: /x/records/0003.json holds no JSON object."
 
     def test_an_empty_host_says_so(self) -> None:
-        facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": [], "records": []}
+        facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": []}
+        facts |= {"records": [], "kept": [], "missing": [], "unreadable": []}
         assert release_table(facts, "gpu-1")[0] == "gpu-1: nothing is live; the gateway does not answer"
 
 

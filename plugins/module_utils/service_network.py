@@ -1,0 +1,119 @@
+"""The Docker network of a service: over it the gateway finds the instances by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.module_utils.docker_host import LABEL_COLOUR, LABEL_INSTANCE, LABEL_NAME, DockerError, run_docker
+
+COMPOSE_NETWORK = "com.docker.compose.network"
+COMPOSE_PROJECT = "com.docker.compose.project"
+
+
+class NetworkError(Exception):
+    """The network cannot be brought in order; the message says why, and what to do."""
+
+
+def labels(name: str) -> dict[str, str]:
+    """Return the labels that Compose wants on the network, as that of the gateway's project."""
+    return {COMPOSE_NETWORK: "default", COMPOSE_PROJECT: f"{name}-gateway"}
+
+
+def inspect_network(name: str) -> dict[str, Any]:
+    """Return what the engine says about the network, nothing when there is none of that name."""
+    listed = run_docker(["network", "ls", "--quiet", "--no-trunc", "--filter", f"name=^{name}$"]).split()
+    found: list[dict[str, Any]] = json.loads(run_docker(["network", "inspect", *listed])) if listed else []
+    return next((network for network in found if network["Name"] == name), {})
+
+
+def is_ours(network: dict[str, Any], name: str) -> bool:
+    """Return whether Compose takes the network for its own; one that somebody made by hand it refuses."""
+    present = network.get("Labels") or {}
+    return all(present.get(label) == value for label, value in labels(name).items())
+
+
+def alias_of(container: dict[str, Any]) -> str:
+    """Return the name by which the gateway looks for a container, '' for the gateway itself."""
+    found = container["Config"].get("Labels") or {}
+    return f"{found[LABEL_COLOUR]}-{found.get(LABEL_INSTANCE, '')}" if LABEL_COLOUR in found else ""
+
+
+def is_attached(container: dict[str, Any], name: str, network_id: str) -> bool:
+    """Return whether the container is on the network, under its alias if it has one, or will be when it starts."""
+    endpoint = (container.get("NetworkSettings", {}).get("Networks") or {}).get(name)
+    if endpoint is None or endpoint.get("NetworkID") not in ("", network_id):
+        return False
+    if container["State"].get("Running") and not endpoint.get("IPAddress"):
+        return False
+    alias = alias_of(container)
+    return not alias or alias in (endpoint.get("Aliases") or [])
+
+
+def members(name: str) -> list[dict[str, Any]]:
+    """Return the inspections of the service's containers that belong on its network, those that serve last."""
+    listed = run_docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_NAME}={name}"]).split()
+    found = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+    # The keeper has no network at all.
+    return [item for item in found if item["HostConfig"].get("NetworkMode") != "none"]
+
+
+def find_faults(name: str, containers: Iterable[dict[str, Any]], network: dict[str, Any]) -> list[str]:
+    """Return a sentence for what is not in order with the network of containers that are there."""
+    containers = list(containers)
+    if not containers:
+        return []
+    if not network:
+        return [f"the Docker network {name} is missing"]
+    if not is_ours(network, name):
+        return [f"the Docker network {name} was made by hand"]
+    lost = [item["Name"].lstrip("/") for item in containers if not is_attached(item, name, network["Id"])]
+    return [f"{container} is not on the Docker network {name}" for container in sorted(lost)]
+
+
+def mend(name: str) -> list[str]:
+    """Make the network and put the service's containers on it; return what was done, a sentence each."""
+    done: list[str] = []
+    containers, network = members(name), inspect_network(name)
+    if network and not is_ours(network, name):
+        remove_foreign(name, network, {item["Id"] for item in containers})
+        network, containers = {}, members(name)
+        done.append(f"removed the network {name} that was made by hand")
+    if not network:
+        run_docker(["network", "create", *(f"--label={key}={value}" for key, value in labels(name).items()), name])
+        network = inspect_network(name)
+        done.append(f"made the network {name}")
+    for container in containers:
+        if is_attached(container, name, network["Id"]):
+            continue
+        if name in (container.get("NetworkSettings", {}).get("Networks") or {}) and container["State"].get("Running"):
+            run_docker(["network", "disconnect", "--force", name, container["Id"]])
+        alias = alias_of(container)
+        run_docker(["network", "connect", *([f"--alias={alias}"] if alias else []), name, container["Id"]])
+        done.append(f"put {container['Name'].lstrip('/')} on the network {name}")
+    return done
+
+
+def remove_foreign(name: str, network: dict[str, Any], own: set[str]) -> None:
+    """Remove a network that somebody made by hand, unless something that is not ours is on it."""
+    strangers = [item["Name"] for key, item in (network.get("Containers") or {}).items() if key not in own]
+    if strangers:
+        raise NetworkError(
+            f"The Docker network {name} was not made by this project, and {', '.join(sorted(strangers))} is on it. "
+            f"Take it off (`docker network disconnect {name} {sorted(strangers)[0]}`) or set another "
+            "inference_service_name, then run again. Nothing was touched."
+        )
+    for key in network.get("Containers") or {}:
+        run_docker(["network", "disconnect", "--force", name, key])
+    run_docker(["network", "rm", network["Id"]])
+
+
+def explain(error: DockerError, name: str) -> str:
+    """Return the engine's words on a network that it could not make or use, with the next step."""
+    if "address pools" in str(error):
+        return (
+            f"The engine has no address range left for the network {name}: {error}. Remove networks that nobody uses "
+            "(`docker network prune`), or give it more ranges (`default-address-pools` in daemon.json)."
+        )
+    return f"The Docker network {name} cannot be mended: {error}."

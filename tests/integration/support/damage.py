@@ -1,0 +1,107 @@
+"""What people and accidents do to a host: each function damages one part of a service, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from plugins.module_utils.haproxy_runtime import command
+from tests.integration.support.playbooks import Host, docker
+
+MAP_PATH = "/etc/haproxy/conf/live.map"
+
+
+def map_file(host: Host) -> Path:
+    """Return the file that a gateway reads when it starts."""
+    return host.state_dir / "gateway" / "conf" / "live.map"
+
+
+def other_colour(host: Host) -> str:
+    """Return the colour that does not serve."""
+    return "green" if host.instance()["Config"]["Labels"]["inference-service.colour"] == "blue" else "blue"
+
+
+def on_network(host: Host) -> list[str]:
+    """Return the names of the containers that have a network."""
+    return [item["Name"].lstrip("/") for item in host.containers() if item["HostConfig"]["NetworkMode"] != "none"]
+
+
+def remove_network(host: Host) -> None:
+    """Take everything off the network while it runs, and remove it."""
+    for name in on_network(host):
+        docker("network", "disconnect", "--force", host.name, name)
+    docker("network", "rm", host.name)
+
+
+def prune_network(host: Host) -> None:
+    """Stop everything and remove the network, as `docker network prune` does then."""
+    docker("stop", "--time=1", *(item["Id"] for item in host.containers()))
+    docker("network", "rm", host.name)
+
+
+def recreate_network_by_hand(host: Host) -> None:
+    """Do what somebody tries who reads `network not found`."""
+    remove_network(host)
+    docker("network", "create", host.name)
+
+
+def newest_record(host: Host) -> Path:
+    """Return the file of the newest record."""
+    return sorted((host.state_dir / "records").glob("*.json"))[-1]
+
+
+def tell_gateway(host: Host, text: str) -> None:
+    """Give the running gateway a command."""
+    command(host.state_dir / "gateway" / "run" / "admin.sock", text)
+
+
+def release_folder(host: Host) -> Path:
+    """Return the folder of the release that serves."""
+    identity: str = host.instance()["Config"]["Labels"]["inference-service.release"]
+    return host.state_dir / "releases" / identity
+
+
+def restart_gateway(host: Host) -> None:
+    """Let the gateway forget what it has in memory."""
+    docker("restart", "--time=1", f"{host.name}-gateway")
+
+
+def remove_containers(host: Host, *names: str) -> None:
+    """Remove containers as they run."""
+    with contextlib.suppress(RuntimeError):
+        docker("rm", "--force", *names)
+
+
+DAMAGES: dict[str, Callable[[Host], object]] = {
+    "the keeper removed": lambda host: remove_containers(host, f"{host.name}-keeper"),
+    "the keeper stopped": lambda host: docker("stop", "--time=1", f"{host.name}-keeper"),
+    "the gateway removed": lambda host: remove_containers(host, f"{host.name}-gateway"),
+    "the gateway stopped": lambda host: docker("stop", "--time=1", f"{host.name}-gateway"),
+    "the instance removed": lambda host: remove_containers(host, host.instance()["Id"]),
+    "the instance stopped": lambda host: docker("stop", "--time=1", host.instance()["Id"]),
+    "the network removed": remove_network,
+    "the network pruned": prune_network,
+    "the network made by hand": recreate_network_by_hand,
+    "the instance off the network": lambda host: docker("network", "disconnect", host.name, host.instance()["Id"]),
+    "the gateway off the network": lambda host: docker("network", "disconnect", host.name, f"{host.name}-gateway"),
+    "the map emptied": lambda host: map_file(host).write_text(""),
+    "the map garbled": lambda host: map_file(host).write_text("live purple\nlive\n"),
+    "the map removed": lambda host: map_file(host).unlink(),
+    "the map for the other colour": lambda host: map_file(host).write_text(f"live {other_colour(host)}\n"),
+    "the memory for nobody": lambda host: tell_gateway(host, f"set map {MAP_PATH} live none"),
+    "the memory for the other colour": lambda host: tell_gateway(host, f"set map {MAP_PATH} live {other_colour(host)}"),
+    "the memory cleared": lambda host: tell_gateway(host, f"clear map {MAP_PATH}"),
+    "the gateway restarted": restart_gateway,
+    "the configuration emptied": lambda host: (host.state_dir / "gateway" / "conf" / "haproxy.cfg").write_text(""),
+    "the folder closed": lambda host: (host.state_dir / "gateway" / "conf").chmod(0o700),
+    "the note garbled": lambda host: (host.state_dir / "gateway" / "switch.json").write_text("{"),
+    "a record emptied": lambda host: newest_record(host).write_text(""),
+    "a record of a future version": lambda host: newest_record(host).write_text('{"schema": 99}'),
+    "the records removed": lambda host: shutil.rmtree(host.state_dir / "records"),
+    "the release's folder removed": lambda host: shutil.rmtree(release_folder(host)),
+    "the release's description emptied": lambda host: (release_folder(host) / "release.json").write_text(""),
+    "the bundles removed": lambda host: shutil.rmtree(host.state_dir / "bundles"),
+    "the state folder removed": lambda host: shutil.rmtree(host.state_dir),
+}

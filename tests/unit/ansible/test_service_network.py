@@ -1,0 +1,93 @@
+"""When a container counts as being on its service's network, and what a network that was made by hand is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plugins.module_utils.docker_host import DockerError
+from plugins.module_utils.service_network import (
+    NetworkError,
+    alias_of,
+    explain,
+    find_faults,
+    is_attached,
+    is_ours,
+    labels,
+    remove_foreign,
+)
+
+NETWORK = {"Id": "n1", "Name": "svc", "Labels": labels("svc")}
+
+
+def container(endpoint: dict[str, Any] | None, running: bool = True, colour: str = "blue") -> dict[str, Any]:
+    instance = {"inference-service.colour": colour, "inference-service.instance": "0"} if colour else {}
+    return {
+        "Id": "c1",
+        "Name": f"/svc-{colour or 'gateway'}",
+        "Config": {"Labels": {"inference-service.name": "svc", **instance}},
+        "State": {"Running": running},
+        "NetworkSettings": {"Networks": {"svc": endpoint} if endpoint is not None else {}},
+    }
+
+
+def endpoint(network: str = "n1", address: str = "172.18.0.2", *aliases: str) -> dict[str, Any]:
+    return {"NetworkID": network, "IPAddress": address, "Aliases": list(aliases)}
+
+
+@pytest.mark.parametrize(
+    ("item", "attached"),
+    [
+        (container(endpoint("n1", "172.18.0.2", "api", "blue-0")), True),
+        # The network was removed under it, or made anew.
+        (container(endpoint("n0", "172.18.0.2", "blue-0")), False),
+        (container(endpoint("n0", "", "blue-0"), running=False), False),
+        # It was taken off, or put back by hand without the name that the gateway looks for.
+        (container(None), False),
+        (container(endpoint("n1", "172.18.0.2", "api")), False),
+        (container(endpoint("n1", "", "blue-0")), False),
+        # Not started since it was put there: it gets an address when it is.
+        (container(endpoint("n1", "", "blue-0"), running=False), True),
+        (container(endpoint("", "", "blue-0"), running=False), True),
+        # The gateway is looked for by nobody.
+        (container(endpoint("n1"), colour=""), True),
+        (container(endpoint("n1", "", "x"), colour=""), False),
+    ],
+)
+def test_a_container_is_attached_when_the_gateway_can_find_it(item: dict[str, Any], attached: bool) -> None:
+    assert is_attached(item, "svc", "n1") is attached
+
+
+def test_an_instance_is_looked_for_by_colour_and_index() -> None:
+    assert alias_of(container(None, colour="green")) == "green-0"
+    assert alias_of(container(None, colour="")) == ""
+
+
+def test_faults_are_named() -> None:
+    detached, attached = container(None), container(endpoint("n1", "172.18.0.2", "blue-0"))
+    assert find_faults("svc", [attached], NETWORK) == []
+    assert find_faults("svc", [detached], NETWORK) == ["svc-blue is not on the Docker network svc"]
+    assert find_faults("svc", [attached], {}) == ["the Docker network svc is missing"]
+    assert find_faults("svc", [attached], {**NETWORK, "Labels": {}}) == ["the Docker network svc was made by hand"]
+    # Before the first deploy nothing is missed.
+    assert find_faults("svc", [], {}) == []
+
+
+def test_a_network_of_another_project_is_not_ours() -> None:
+    assert is_ours(NETWORK, "svc")
+    assert not is_ours({**NETWORK, "Labels": labels("other")}, "svc")
+    assert not is_ours({**NETWORK, "Labels": None}, "svc")
+
+
+def test_a_network_with_a_stranger_on_it_is_left_alone_and_says_who_that_is() -> None:
+    foreign = {"Id": "n2", "Name": "svc", "Containers": {"c9": {"Name": "database"}}}
+    with pytest.raises(NetworkError, match=r"database is on it.*docker network disconnect svc database"):
+        remove_foreign("svc", foreign, {"c1"})
+
+
+def test_exhausted_address_pools_come_with_the_next_step() -> None:
+    said = explain(DockerError("all predefined address pools have been fully subnetted"), "svc")
+    assert "docker network prune" in said
+    assert "default-address-pools" in said
+    assert explain(DockerError("no"), "svc") == "The Docker network svc cannot be mended: no."
