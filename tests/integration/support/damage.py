@@ -105,3 +105,20 @@ DAMAGES: dict[str, Callable[[Host], object]] = {
     "the bundles removed": lambda host: shutil.rmtree(host.state_dir / "bundles"),
     "the state folder removed": lambda host: shutil.rmtree(host.state_dir),
 }
+
+# Pairs of damages that one accident does, or that hide each other; those that cost most to get wrong come first.
+_PARTS = (
+    "the instance removed",
+    "the gateway removed",
+    "the gateway restarted",
+    "the network pruned",
+    "the records removed",
+)
+_SIGNS = (
+    "the map emptied",
+    "the map for the other colour",
+    "the memory cleared",
+    "the state folder removed",
+    "the keeper removed",
+)
+PAIRED = [(word, part) for part in _PARTS for word in _SIGNS]

@@ -381,6 +381,7 @@ class TestGateway:
             other.join()
         assert outcome.reason == ""
         assert not (tmp_path / NOTE).exists()
+
     @pytest.mark.parametrize("content", ["", "live purple\nlive\n", "live green\n", None])
     def test_a_map_file_that_was_damaged_gets_the_word_of_the_running_gateway(
         self, tmp_path: Path, content: str | None
