@@ -36,6 +36,7 @@ class Instance:
     exit_code: int
     restarts: int
     address: str
+    network_mode: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -80,6 +81,7 @@ def parse_instance(inspected: dict[str, Any]) -> Instance:
         exit_code=int(state.get("ExitCode", 0)),
         restarts=int(inspected.get("RestartCount", 0)),
         address=next((address for address in addresses if address), ""),
+        network_mode=inspected.get("HostConfig", {}).get("NetworkMode", ""),
     )
 
 

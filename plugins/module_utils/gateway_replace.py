@@ -162,7 +162,8 @@ class Replacement:
 
     def make(self) -> None:
         """Choose the container that is to serve: one that is as wanted, else a new one that does not run yet."""
-        self._chosen = next((item for item in self._before if item.config_hash == self._hashes[GATEWAY]), None)
+        wanted = (item for item in self._before if item.config_hash == self._hashes[GATEWAY])
+        self._chosen = next((item for item in wanted if not item.cut_off), None)
         if self._chosen is None:
             count = str(len(self._before) + 1)
             self._compose("up", "--no-start", "--no-recreate", "--no-deps", "--scale", f"{GATEWAY}={count}", GATEWAY)
@@ -344,7 +345,8 @@ class Replacement:
     def _compose_keeper(self) -> None:
         """Run the keeper that the Compose file in place describes, or none."""
         if KEEPER in parse_config_hashes(self._compose("config", "--hash", "*")):
-            self._compose("up", "--detach", "--no-deps", KEEPER)
+            anew = ["--force-recreate"] if self._keeper_before and self._keeper_before.cut_off else []
+            self._compose("up", "--detach", "--no-deps", *anew, KEEPER)
             return
         for item in read_containers(self._project):
             if item.service == KEEPER:

@@ -260,9 +260,17 @@ def choose_strategy(asked: str, held: bool, gpus: list[str], memory: dict[str, t
 
 
 def make_plan(
-    desired: str, indices: list[str], instances: list[Instance], gateway: Gateway, good: Sequence[str] = ()
+    desired: str,
+    indices: list[str],
+    instances: list[Instance],
+    gateway: Gateway,
+    good: Sequence[str] = (),
+    cut_off: Collection[str] = (),
 ) -> Plan:
-    """Compare the wanted release with the containers and the gateway that are really there."""
+    """Compare the wanted release with the containers and the gateway that are really there.
+
+    cut_off has the names of the instances that nothing can put back on the service's network.
+    """
     live_colour = serving_colour(instances, gateway, good)
     serving = [instance for instance in instances if instance.colour == live_colour]
     releases = {instance.release for instance in serving}
@@ -276,6 +284,8 @@ def make_plan(
         reason = "the live release has other instances"
     elif unhealthy:
         reason = f"{', '.join(unhealthy)} of the live release is not healthy"
+    elif any(instance.name in cut_off for instance in serving):
+        reason = "the Docker network that the live release was made for is gone"
     elif gateway.held:
         reason = "an interrupted run keeps requests waiting"
     else:

@@ -51,6 +51,11 @@ def is_attached(container: dict[str, Any], name: str, network_id: str) -> bool:
     return not alias or alias in (endpoint.get("Aliases") or [])
 
 
+def is_beyond_mending(network_mode: str, name: str, network_id: str) -> bool:
+    """Return whether a container was made for a network that is gone; the engine puts it on no other one."""
+    return network_mode not in ("", "default", name, network_id)
+
+
 def members(name: str) -> list[dict[str, Any]]:
     """Return the inspections of the service's containers that belong on its network, those that serve last."""
     listed = run_docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_NAME}={name}"]).split()
@@ -85,7 +90,8 @@ def mend(name: str) -> list[str]:
         network = inspect_network(name)
         done.append(f"made the network {name}")
     for container in containers:
-        if is_attached(container, name, network["Id"]):
+        mode = container["HostConfig"].get("NetworkMode", "")
+        if is_attached(container, name, network["Id"]) or is_beyond_mending(mode, name, network["Id"]):
             continue
         if name in (container.get("NetworkSettings", {}).get("Networks") or {}) and container["State"].get("Running"):
             run_docker(["network", "disconnect", "--force", name, container["Id"]])

@@ -42,7 +42,7 @@ from ansible.module_utils.releases import (
     release_id,
     serving_colour,
 )
-from ansible.module_utils.service_network import find_faults, inspect_network, members
+from ansible.module_utils.service_network import find_faults, inspect_network, is_beyond_mending, members
 
 DOCUMENTATION = r"""
 module: release_facts
@@ -240,6 +240,12 @@ def verify(url: str, state_dir: Path, release: dict[str, Any]) -> tuple[dict[str
     return {"device": device, "prediction": prediction}, "; ".join(entry["problems"])
 
 
+def cut_off(name: str, serving: list[Instance]) -> list[str]:
+    """Return the names of the instances that were made for a network that is gone."""
+    network = inspect_network(name).get("Id", "") if serving else ""
+    return [item.name for item in serving if is_beyond_mending(item.network_mode, name, network)]
+
+
 def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[str], kept: list[str]) -> list[str]:
     """Return a sentence for each part around a live release that was lost: network, folder, image, bundle, record."""
     identity, bundle = live["release_id"], live.get("bundle", {})
@@ -329,7 +335,7 @@ def main() -> None:
         if planning:
             release = wanted_release(params, state_dir, str(live.get("release_id", "")), records)
             indices = [str(item["index"]) for item in release["settings"]["instances"]]
-            plan = make_plan(release["release_id"], indices, instances, gateway, good)
+            plan = make_plan(release["release_id"], indices, instances, gateway, good, cut_off(params["name"], serving))
             if plan.rollout and not plan.first:
                 gpus = [str(item["index"]) for item in release["settings"]["instances"] if item["gpu"]]
                 memory = gpu_memory() if gpus and params["strategy"] == "auto" else {}

@@ -46,11 +46,8 @@ def serving(host: Host) -> Host:
 def test_a_lost_network_a_lost_map_and_an_unreadable_record_are_mended_by_one_deploy(serving: Host) -> None:
     damage(serving, ["a record emptied", "the network removed", "the map emptied", "the gateway restarted"])
     assert served(serving) == ""
-    instance = serving.instance()["Id"]
     serving.deploy()
     assert served(serving) == "B"
-    # What still ran is what serves.
-    assert serving.instance()["Id"] == instance
 
 
 def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_before(serving: Host) -> None:

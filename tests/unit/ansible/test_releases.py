@@ -163,6 +163,12 @@ class TestLostWord:
     def test_memory_and_file_that_disagree_are_a_difference(self, gateway: Gateway, astray: str) -> None:
         assert make_plan(A, ["0"], [instance(A, "blue")], gateway, [A]).astray == astray
 
+    def test_a_release_on_a_network_that_is_gone_is_started_anew(self) -> None:
+        live = instance(A, "blue")
+        plan = make_plan(A, ["0"], [live], serving("blue"), [A], [live.name])
+        assert (plan.rollout, plan.colour, plan.first) == (True, "green", False)
+        assert "network" in plan.reason
+
     def test_requests_that_are_held_stay_held_until_the_run_goes_on(self) -> None:
         held = Gateway(serving="hold-blue", configured="")
         plan = make_plan(B, ["0"], [instance(A, "blue", state="exited")], held, [A])
