@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app import folding, packing
 from app.bundle.manifest import TOP_K, Activation, Input
-from app.errors import DeviceLostError, ServiceError
+from app.errors import DeviceLostError, GpuRequiredError
 from app.graphs import GraphRunner
 from app.precision import Precision
 from app.timing import shortest
@@ -31,13 +31,12 @@ class Ranking(NamedTuple):
 
 
 def choose_device(wanted: str, require_gpu: bool) -> str:
-    """The device to compute on; a ServiceError when a GPU is demanded and none is there."""
+    """The device to compute on; a GpuRequiredError when a GPU is demanded and none is there."""
     if wanted != "cpu" and torch.cuda.is_available():
         return "cuda"
     if require_gpu or wanted == "cuda":
         reason = "API_DEVICE is cpu" if wanted == "cpu" else "torch sees no CUDA device"
-        raise ServiceError(
-            "gpu_required",
+        raise GpuRequiredError(
             f"A GPU is required but {reason}: check nvidia-smi on the host, that the container was given a GPU "
             f"(docker-compose.gpu.yml), and that the image is a CUDA one (its torch is {torch.__version__}, CUDA "
             f"{torch.version.cuda or 'none'}).",
@@ -95,6 +94,7 @@ class Engine:
         max_batch: int,
         precision: Precision = "fp32",
         layout: Layout = "channels_last",
+        ranked: int = TOP_K,
     ) -> None:
         self.device = device
         self.max_batch = max_batch
@@ -114,6 +114,8 @@ class Engine:
                 if weight.dim() == 4:
                     weight.data = weight.data.contiguous(memory_format=self._layout)
         self._activation = activation
+        # How many classes an answer has; where a picture may have several, all of them.
+        self._ranked = ranked
         self._size = settings.size
         self._mean = torch.tensor(settings.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(settings.std, device=device).view(1, 3, 1, 1)
@@ -271,7 +273,9 @@ class Engine:
 
     def _best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         probabilities = logits.softmax(1) if self._activation == "softmax" else logits.sigmoid()
-        values, indices = probabilities.topk(min(TOP_K, probabilities.shape[1]), dim=1)
+        if self._activation == "binary":
+            probabilities = torch.cat((1 - probabilities, probabilities), dim=1)
+        values, indices = probabilities.topk(min(self._ranked, probabilities.shape[1]), dim=1)
         return values, indices
 
     @staticmethod

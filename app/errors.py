@@ -43,6 +43,13 @@ class ServiceError(Exception):
         return STATUS_OF_CODE[self.code]
 
 
+class GpuRequiredError(ServiceError):
+    """A GPU is demanded and there is none."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("gpu_required", detail)
+
+
 class DeviceLostError(Exception):
     """The device can no longer compute in this process; only a new process can help."""
 

@@ -112,18 +112,21 @@ def choose(
     """
     if given:
         labels = read(given, num_classes)
-        check_count(len(labels.names), num_classes, str(given))
+        # One output can tell two classes apart.
+        if (num_classes, len(labels.names)) != (1, 2):
+            check_count(len(labels.names), num_classes, str(given))
         return labels
     for entry in ENTRIES:
         found = _recorded(recorded.get(entry), entry)
-        if found and len(found.names) == num_classes:
+        if found and (len(found.names) == num_classes or (num_classes, len(found.names)) == (1, 2)):
             return found
     known = well_known(num_classes, trainers_head=trainers_head)
     if known is None:
+        classes = f"{num_classes} classes" if num_classes > 1 else "one output"
         shipped = f" Those of the cat breeds are in {WELL_KNOWN[67]}." if num_classes in WELL_KNOWN else ""
         raise BundleError(
             "labels_missing",
-            f"The checkpoint has {num_classes} classes and does not say their names; give {option}.{shipped}",
+            f"The checkpoint has {classes} and does not say the names; give {option}.{shipped}",
         )
     labels = read(known, num_classes)
     return Labels(

@@ -31,6 +31,8 @@ class Lifecycle:
     def __init__(self, drain_seconds: float) -> None:
         self.state = State.LOADING
         self.detail = "The model is being loaded."
+        # The state, or why there is no model.
+        self.code = str(State.LOADING)
         self.exit_code = EXIT_OK
         self.in_flight = 0
         self._drain_seconds = drain_seconds
@@ -47,9 +49,9 @@ class Lifecycle:
         if self.state is State.LOADING:
             self._enter(State.GPU_REQUIRED, detail)
 
-    def bundle_refused(self, detail: str) -> None:
+    def bundle_refused(self, code: str, detail: str) -> None:
         """End at once: a restart with the same bundle would fail as well."""
-        self._enter(State.FAILED, detail)
+        self._enter(State.FAILED, detail, code)
         self._end(EXIT_BUNDLE, after=0)
 
     def device_lost(self, detail: str) -> None:
@@ -97,9 +99,10 @@ class Lifecycle:
             return time.monotonic() - self._last_request > QUIET_SECONDS or self.remaining() == 0
         return self.remaining() == 0
 
-    def _enter(self, state: State, detail: str) -> None:
+    def _enter(self, state: State, detail: str, code: str = "") -> None:
         self.state = state
         self.detail = detail
+        self.code = code or str(state)
 
     def _end(self, exit_code: int, after: float) -> None:
         self.exit_code = exit_code

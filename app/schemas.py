@@ -1,6 +1,7 @@
 """The answers of the service, as the OpenAPI document shows them."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -63,6 +64,28 @@ class Prediction(_Answer):
     model_info: ModelInfo
 
 
+class MultiLabelPrediction(Prediction):
+    """The classes of one image that may have several or none: the predicted ones reach their threshold, the best first.
+
+    Without any there is no predicted class. `top_5_predictions` are the best five, above their thresholds or not.
+    """
+
+    predicted_class: str | None  # type: ignore[assignment]
+    confidence: float | None  # type: ignore[assignment]
+    predicted_classes: list[RankedClass]
+
+    @classmethod
+    def of(cls, answer: Prediction, ranked: Sequence[RankedClass], thresholds: Sequence[float]) -> Self:
+        """The answer with the classes that reach their threshold instead of the best one."""
+        predicted = [item for item in ranked if item.confidence >= thresholds[item.class_id]]
+        first = predicted[0] if predicted else None
+        best = {
+            "predicted_class": first.class_name if first else None,
+            "confidence": first.confidence if first else None,
+        }
+        return cls(**{**dict(answer), **best, "predicted_classes": predicted})
+
+
 class BundleInfo(_Answer):
     """The bundle that is served; `sha256` identifies it, or the bare checkpoint."""
 
@@ -94,6 +117,7 @@ class ModelDetails(_Answer):
     performance_metrics: dict[str, float]
     speed_metrics: SpeedMetrics
     version: str
+    multi_label: bool
     bundle: BundleInfo
     release: str | None
     precision: str

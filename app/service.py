@@ -13,11 +13,12 @@ from app import __version__, cpus
 from app.admission import Admission
 from app.batching import Batcher, Result
 from app.bodies import Bodies
-from app.errors import BundleError, ServiceError
+from app.bundle.manifest import TOP_K
+from app.errors import BundleError, GpuRequiredError, ServiceError
 from app.lifecycle import Lifecycle, State
 from app.loading import Loading
 from app.metrics import Metrics
-from app.schemas import ImageMetadata, ModelInfo, Prediction, RankedClass, SpeedMetrics
+from app.schemas import ImageMetadata, ModelInfo, MultiLabelPrediction, Prediction, RankedClass, SpeedMetrics
 from app.settings import Settings
 from app.uploads import Upload
 from app.watch import Watch
@@ -102,10 +103,10 @@ class Service:
                 zip(result.ranking.class_ids, result.ranking.probabilities, strict=True), start=1
             )
         ]
-        return Prediction(
+        answer = Prediction(
             predicted_class=ranked[0].class_name,
             confidence=ranked[0].confidence,
-            top_5_predictions=ranked,
+            top_5_predictions=ranked[:TOP_K],
             inference_time_ms=round(forward_ms, 3),
             image_metadata=ImageMetadata(
                 original_width=image.width,
@@ -122,6 +123,7 @@ class Service:
                 version=model.version,
             ),
         )
+        return answer if model.thresholds is None else MultiLabelPrediction.of(answer, ranked, model.thresholds)
 
     async def _compute(self, model: "ServedModel", batcher: Batcher, upload: Upload) -> "tuple[DecodedImage, Result]":
         def decode() -> "DecodedImage":
@@ -162,12 +164,12 @@ class Service:
         """Serve the model that was loaded, or become what its error demands."""
         try:
             model = self._loading.model.result()
-        except ServiceError as error:
+        except GpuRequiredError as error:
             log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
             self.lifecycle.gpu_missing(error.detail)
-        except BundleError as error:
+        except (BundleError, ServiceError) as error:
             log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
-            self.lifecycle.bundle_refused(error.detail)
+            self.lifecycle.bundle_refused(error.code, error.detail)
         except Exception as error:  # whatever it is must end the process
             detail = f"Loading the model failed: {type(error).__name__}: {error}"
             log.exception("The model cannot be loaded", extra={"code": "load_failed", "detail": detail})

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,23 +10,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from app import cpus, model
-from app import labels as labelled
 from app.bundle import manifest as manifests
 from app.bundle import verify
 from app.checkpoint import read as read_checkpoint
 from app.engine import Engine, Layout, choose_device
-from app.errors import BundleError
+from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
 from app.precision import Precision, choose
-from app.settings import Settings
+from app.recipe import Given, settle
+from app.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 log = logging.getLogger(__name__)
 
 CPU_BATCH = 4
+# Golden pictures that a start compares precisions with: fewer let a precision pass that others refuse.
+FEWEST_SAMPLES, MOST_SAMPLES = 3, 12
 # What a golden sample's probability may change by in a reduced precision; acceptance allows the same.
 TOLERANCE = 0.01
 
@@ -41,6 +44,8 @@ class ServedModel:
     version: str
     sha256: str
     labels: tuple[str, ...]
+    # What a class must reach where a picture may have any number of them; nothing where it has one.
+    thresholds: tuple[float, ...] | None
     image_size: int
     path: str
     metrics: dict[str, float]
@@ -54,6 +59,7 @@ class _Source:
     module: "nn.Module"
     settings: manifests.Input
     activation: manifests.Activation
+    threshold: manifests.Threshold
     name: str
     architecture: str
     version: str
@@ -83,9 +89,10 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
     max_batch = min(settings.max_batch, CPU_BATCH) if on_cpu else settings.max_batch
 
     def build(precision: Precision, layout: Layout) -> Engine:
-        return Engine(source.module, source.settings, source.activation, device, max_batch, precision, layout)
+        ranked = manifests.TOP_K if source.threshold is None else len(source.labels)
+        return Engine(source.module, source.settings, source.activation, device, max_batch, precision, layout, ranked)
 
-    samples = [decoder.decode(path.read_bytes()).pixels for path in source.golden]
+    samples = _samples(source.golden, Decoder(source.settings, manifests.GOLDEN_PIXELS))
     engine = choose(settings.precision, device, build, samples, source.tolerance)
     engine.optimise(threads)
     phase.ended("engine")
@@ -99,6 +106,7 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
         version=source.version,
         sha256=source.sha256,
         labels=source.labels,
+        thresholds=_each(source.threshold, len(source.labels)),
         image_size=source.settings.size[1],
         path=str(source.path),
         metrics=source.metrics,
@@ -106,6 +114,26 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
         torch_version=torch.__version__,
         load_phases={name: round(seconds, 3) for name, seconds in phases.items()},
     )
+
+
+def _samples(golden: Sequence[Path], decoder: Decoder) -> "list[Tensor]":
+    """Pictures to compare precisions with: enough to tell them apart, and no more than a start can wait for."""
+    paths = [golden[position * len(golden) // MOST_SAMPLES] for position in range(MOST_SAMPLES)]
+    paths = list(dict.fromkeys(paths if len(golden) > MOST_SAMPLES else golden))
+    if len(paths) < FEWEST_SAMPLES:
+        paths += _shipped_golden()
+    try:
+        return [decoder.decode(path.read_bytes()).pixels for path in paths]
+    except ServiceError as error:
+        raise BundleError("golden_invalid", f"A golden picture is refused: {error.detail}") from None
+
+
+def _shipped_golden() -> list[Path]:
+    return sorted((manifests.DATA / "golden").glob("*.jpg"))
+
+
+def _each(threshold: manifests.Threshold, classes: int) -> tuple[float, ...] | None:
+    return (threshold,) * classes if isinstance(threshold, float) else threshold
 
 
 class _Phases:
@@ -127,6 +155,7 @@ def _from_bundle(directory: Path) -> _Source:
         module=verified.module,
         settings=manifest.input,
         activation=manifest.activation,
+        threshold=manifest.threshold,
         name=manifest.name,
         architecture=manifest.architecture,
         version=manifest.version,
@@ -150,31 +179,37 @@ def _from_checkpoint(settings: Settings) -> _Source:
             f"API_NUM_CLASSES is {settings.num_classes} but the head of {path} has {checkpoint.num_classes} classes; "
             "set it to what the checkpoint was trained with.",
         )
-    labels = labelled.choose(
-        settings.labels_path,
-        checkpoint.recorded,
-        checkpoint.num_classes,
-        trainers_head=checkpoint.head == "sequential",
-        option="API_LABELS_PATH",
+    given = {name: getattr(settings, name) for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
+    recipe = settle(
+        checkpoint,
+        architecture,
+        Given(
+            labels=settings.labels_path,
+            image_size=settings.image_size,
+            preprocessing={name: value for name, value in given.items() if value is not None},
+            activation=settings.activation,
+            threshold=settings.threshold,
+            prefix=PREFIX,
+        ),
     )
-    log.log(
-        logging.WARNING if labels.assumed else logging.INFO,
-        "The labels are assumed" if labels.assumed else "The labels are understood",
-        extra={"code": "labels_assumed" if labels.assumed else "labels_read", "detail": labels.understood},
-    )
-    inputs = model.default_input(architecture, checkpoint.head, settings.image_size)
+    for note in recipe.notes:
+        log.info("The checkpoint is understood", extra={"code": "understood", "detail": note})
+    for warning in recipe.warnings:
+        log.warning("The checkpoint is doubtful", extra={"code": "assumed", "detail": warning})
+    inputs = recipe.inputs
     module = model.load(architecture, checkpoint.head, checkpoint.num_classes, inputs.size, checkpoint.state, str(path))
     return _Source(
         module=module,
         settings=inputs,
-        activation="softmax",
+        activation=recipe.activation,
+        threshold=recipe.threshold,
         name=architecture,
         architecture=architecture,
         version=checkpoint.sha256[:12],
         sha256=checkpoint.sha256,
-        labels=labels.names,
+        labels=recipe.labels,
         path=path,
         metrics=checkpoint.metrics,
-        golden=tuple(sorted((manifests.DATA / "golden").glob("*.jpg"))),
+        golden=tuple(_shipped_golden()),
         tolerance=TOLERANCE,
     )

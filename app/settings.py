@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.bundle.manifest import Activation, CropMode, Interpolation
 from app.errors import SettingsError
 
 PREFIX = "API_"
@@ -34,6 +35,10 @@ def _networks(value: str | None) -> tuple[Network, ...] | None:
     return None if value is None else tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
 
 
+def _numbers(value: object) -> object:
+    return value.strip("[]() ").split(",") if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Every setting with its default; an empty variable counts as unset."""
 
@@ -51,7 +56,18 @@ class Settings(BaseSettings):
     image_size: int | None = Field(
         default=None, ge=16, le=2048, description="Input side of the bare checkpoint in pixels."
     )
-    labels_path: Path | None = Field(default=None, description="Labels of the bare checkpoint, one a line.")
+    labels_path: Path | None = Field(default=None, description="Labels of the bare checkpoint: a file or a folder.")
+    mean: Annotated[tuple[float, float, float] | None, NoDecode, BeforeValidator(_numbers)] = Field(
+        default=None, description="Mean of the bare checkpoint's normalization, R,G,B."
+    )
+    std: Annotated[tuple[float, float, float] | None, NoDecode, BeforeValidator(_numbers)] = Field(
+        default=None, description="Standard deviation of the bare checkpoint's normalization, R,G,B."
+    )
+    interpolation: Interpolation | None = Field(default=None, description="How images are resized for it.")
+    crop_pct: float | None = Field(default=None, gt=0, le=2, description="Part of the resized image that is kept.")
+    crop_mode: CropMode | None = Field(default=None, description="How an image becomes a square.")
+    activation: Activation | None = Field(default=None, description="How its outputs become probabilities.")
+    threshold: str | None = Field(default=None, description="What a class must reach with sigmoid.")
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model computes.")
     require_gpu: bool = Field(default=False, description="Never become ready on a CPU.")

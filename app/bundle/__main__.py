@@ -37,6 +37,7 @@ def _create(options: argparse.Namespace) -> dict[str, object]:
         "std": options.std,
         "interpolation": options.interpolation,
         "crop_pct": options.crop_pct,
+        "crop_mode": options.crop_mode,
     }
     manifest, sha256, path = create(
         Order(
@@ -49,6 +50,7 @@ def _create(options: argparse.Namespace) -> dict[str, object]:
             image_size=options.image_size,
             overrides={key: value for key, value in chosen.items() if value is not None},
             activation=options.activation,
+            threshold=options.threshold,
             golden=options.golden or DEFAULT_GOLDEN,
         )
     )
@@ -110,10 +112,19 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--interpolation", choices=get_args(manifests.Interpolation), help="how images are resized")
     create.add_argument("--crop-pct", type=float, metavar="F", help="part of the resized image that is kept")
     create.add_argument(
+        "--crop-mode",
+        choices=get_args(manifests.CropMode),
+        help="how it becomes a square: the middle cut out, both sides scaled, or the rest filled",
+    )
+    create.add_argument(
         "--activation",
         choices=get_args(manifests.Activation),
-        default="softmax",
-        help="how the model's outputs become probabilities",
+        help="softmax (default) when a picture has one class, sigmoid when it may have several or none",
+    )
+    create.add_argument(
+        "--threshold",
+        metavar="F",
+        help='what a class must reach with sigmoid: a number for all, one a class, or {"class": number}',
     )
     create.add_argument("--golden", type=Path, metavar="DIR", help="photographs whose answers a deploy compares")
     for name, text in (("verify", "check every part of a bundle"), ("show", "print a bundle's manifest")):

@@ -11,17 +11,16 @@ from pathlib import Path
 import safetensors.torch
 
 from app import checkpoint, model
-from app import labels as labelled
 from app.bundle import manifest as manifests
 from app.bundle.manifest import Activation, Golden, GoldenSample, Manifest, Ranked, Source, describe
 from app.engine import Engine
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
+from app.pictures import pictures
+from app.recipe import Given, settle
 
 DEFAULT_GOLDEN = manifests.DATA / "golden"
 TOLERANCE = 0.01
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_MAX_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Order:
     output: Path
     image_size: int | None = None
     overrides: dict[str, object] = field(default_factory=dict)
-    activation: Activation = "softmax"
+    activation: Activation | None = None
+    threshold: str | None = None
     golden: Path = DEFAULT_GOLDEN
 
 
@@ -53,20 +53,26 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             "bundle_exists", f"{target} already exists and a version never changes; choose another --version."
         )
     read = checkpoint.read(order.checkpoint, order.architecture)
-    named = labelled.choose(
-        order.labels, read.recorded, read.num_classes, trainers_head=read.head == "sequential", option="--labels"
+    recipe = settle(
+        read,
+        order.architecture,
+        Given(
+            labels=order.labels,
+            image_size=order.image_size,
+            preprocessing=order.overrides,
+            activation=order.activation,
+            threshold=order.threshold,
+        ),
     )
-    labels = named.names
-    implied = model.default_input(order.architecture, read.head, order.image_size)
-    inputs = manifests.make_input({**implied.model_dump(), **order.overrides})
+    labels, inputs = recipe.labels, recipe.inputs
     module = model.load(order.architecture, read.head, read.num_classes, inputs.size, read.state, str(order.checkpoint))
     with _staged(target) as directory:
         weights = directory / "model.safetensors"
         safetensors.torch.save_file({key: value.clone() for key, value in module.state_dict().items()}, weights)
         labels_file = directory / "labels.txt"
         labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        engine = Engine(module, inputs, order.activation, "cpu", max_batch=1)
-        samples = _golden(order.golden, directory, engine, Decoder(inputs, _MAX_PIXELS), labels)
+        engine = Engine(module, inputs, recipe.activation, "cpu", max_batch=1)
+        samples = _golden(order.golden, directory, engine, Decoder(inputs, manifests.GOLDEN_PIXELS), labels)
         golden_file = directory / "golden" / "golden.json"
         golden_file.write_text(
             Golden(schema=1, top_k=manifests.TOP_K, tolerance=TOLERANCE, samples=samples).to_json(), encoding="utf-8"
@@ -78,7 +84,8 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             architecture=order.architecture,
             head=read.head,
             num_classes=read.num_classes,
-            activation=order.activation,
+            activation=recipe.activation,
+            threshold=recipe.threshold,
             input=inputs,
             weights=describe(weights, directory),
             labels=describe(labels_file, directory),
@@ -87,7 +94,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             source=Source(checkpoint=order.checkpoint.name, sha256=read.sha256),
             metrics=read.metrics or None,
-            notes=(f"Labels: {named.understood}.",),
+            notes=(*recipe.notes, *recipe.warnings),
         )
         (directory / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest, manifests.sha256_of(target / manifests.FILE_NAME), target
@@ -96,18 +103,23 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
 def _golden(
     source: Path, directory: Path, engine: Engine, decoder: Decoder, labels: tuple[str, ...]
 ) -> tuple[GoldenSample, ...]:
-    paths = sorted(path for path in source.glob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    paths = pictures(source)
     if not paths:
         raise BundleError("golden_missing", f"{source} holds no image; give --golden a directory of photographs.")
-    (directory / "golden").mkdir()
     samples: list[GoldenSample] = []
     for path in paths:
         try:
-            pixels = decoder.decode(path.read_bytes()).pixels
+            content = path.read_bytes()
+            pixels = decoder.decode(content).pixels
         except ServiceError as error:
             raise BundleError("golden_invalid", f"The golden image {path} is refused: {error.detail}") from None
-        copy = directory / "golden" / path.name
-        shutil.copyfile(path, copy)
+        except OSError as error:
+            raise BundleError(
+                "golden_invalid", f"The golden image {path} cannot be read ({error.strerror}); remove it, or allow it."
+            ) from None
+        copy = directory / "golden" / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
         ranking = engine.predict([pixels])[0]
         top = tuple(
             Ranked(class_id=class_id, class_name=labels[class_id], probability=probability)

@@ -14,9 +14,15 @@ from app.labels import WELL_KNOWN
 
 FILE_NAME = "bundle.json"
 TOP_K = 5
+# Golden pictures are the bundle's own: what the service allows its clients does not apply to them.
+GOLDEN_PIXELS = 50_000_000
 
 Head = Literal["timm", "sequential"]
-Activation = Literal["softmax", "sigmoid"]
+# `binary` is a sigmoid of one output that tells two classes apart: the second one's probability, and what is left of 1.
+Activation = Literal["softmax", "sigmoid", "binary"]
+# What a class must reach to be among the predicted ones of a sigmoid: one number, or one a class.
+Share = Annotated[float, Field(gt=0, lt=1)]
+Threshold = Share | tuple[Share, ...] | None
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 
@@ -85,6 +91,7 @@ class Manifest(_Part):
     head: Head
     num_classes: Annotated[int, Field(ge=1)]
     activation: Activation
+    threshold: Threshold = None
     input: Input
     weights: File
     labels: File
@@ -95,6 +102,11 @@ class Manifest(_Part):
     metrics: dict[str, float] | None = None
     # What was understood and assumed when the bundle was made, a sentence each.
     notes: tuple[str, ...] | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """Classes that have a name: those of the head, or the two of a binary one."""
+        return 2 if self.activation == "binary" else self.num_classes
 
     def files(self) -> list[File]:
         """Every file beside bundle.json."""

@@ -29,7 +29,7 @@ def verify(directory: Path) -> VerifiedBundle:
     check_files(manifest, directory)
     labels_path = directory / manifest.labels.file
     labels = read_labels(labels_path)
-    check_count(len(labels), manifest.num_classes, str(labels_path))
+    check_count(len(labels), manifest.num_labels, str(labels_path))
     weights_path = directory / manifest.weights.file
     try:
         state = safetensors.torch.load_file(weights_path)

@@ -17,7 +17,7 @@ async def live(request: Request) -> Response:
     lifecycle = _service(request).lifecycle
     if lifecycle.alive:
         return JSONResponse({"status": "alive"})
-    return JSONResponse({"status": str(lifecycle.state), "detail": lifecycle.detail, "code": str(lifecycle.state)}, 503)
+    return JSONResponse({"status": str(lifecycle.state), "detail": lifecycle.detail, "code": lifecycle.code}, 503)
 
 
 @router.get("/health/ready", response_model=Ready, responses={503: {"model": Unready}})
@@ -36,12 +36,12 @@ async def ready(request: Request) -> Response:
                 "num_classes": len(model.labels),
             }
         )
-    reason, detail = str(lifecycle.state), lifecycle.detail
+    reason, code, detail = str(lifecycle.state), lifecycle.code, lifecycle.detail
     if lifecycle.state is State.READY:
         threads = "1 thread works" if overdue == 1 else f"{overdue} threads work"
-        reason, detail = "overdue", f"{threads} on an image or a batch past the deadline."
+        reason, code, detail = "overdue", "overdue", f"{threads} on an image or a batch past the deadline."
     return JSONResponse(
-        {"status": reason, "model_loaded": model is not None, "detail": detail, "code": reason},
+        {"status": reason, "model_loaded": model is not None, "detail": detail, "code": code},
         503,
         {"Retry-After": "1"},
     )

@@ -25,6 +25,7 @@ async def info(request: Request) -> ModelDetails:
         performance_metrics=model.metrics,
         speed_metrics=service.speed(),
         version=model.version,
+        multi_label=model.thresholds is not None,
         bundle=BundleInfo(name=model.name, version=model.version, sha256=model.sha256),
         release=service.settings.release_id,
         precision=model.engine.precision,

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from app import uploads
 from app.errors import ServiceError
-from app.schemas import ErrorAnswer, FileError, Prediction
+from app.schemas import ErrorAnswer, FileError, MultiLabelPrediction, Prediction
 from app.service import Service
 
 
@@ -31,7 +31,7 @@ _GENERAL = (499, 500, 503, 504)
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 408, 413, 422, 503, 504)}
 
 
-class Answers(RootModel[list[Prediction | FileError]]):
+class Answers(RootModel[list[MultiLabelPrediction | Prediction | FileError]]):
     """The answers of a batch, in the order of its files."""
 
 
@@ -44,7 +44,7 @@ _FILE = {"type": "string", "format": "binary"}
 
 @router.post(
     "/predict",
-    response_model=Prediction,
+    response_model=MultiLabelPrediction | Prediction,
     responses=_ERRORS,
     openapi_extra={
         "requestBody": {

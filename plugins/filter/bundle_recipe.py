@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from plugins.plugin_utils.checkpoint import SourceError, read_labels
 
 # Options whose value is a file or folder of the controller, brought to a folder of the option's name.
-FILES = ("checkpoint", "labels", "golden")
+FILES = ("checkpoint", "labels", "golden", "check")
 # Of a folder of class folders only their names are brought.
 FOLDER_NAMES = "labels.json"
 

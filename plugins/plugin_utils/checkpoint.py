@@ -162,7 +162,8 @@ def _records_names(path: Path) -> bool:
 def check_together(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]], origin: Path, count: int) -> None:
     """Raise SourceError when no layer of the checkpoint can have an output for each of the labels."""
     rows = {name: shape[0] for name, shape in shapes.items() if shape}
-    if not rows or count in rows.values():
+    # One output can tell two classes apart.
+    if not rows or count in rows.values() or (count == 2 and any(rows.get(name) == 1 for name in HEADS)):
         return
     head = next((name for name in HEADS if name in rows), None)
     has = f"its {head} has {rows[head]}" if head else "no layer of it has as many outputs"

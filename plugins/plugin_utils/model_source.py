@@ -10,10 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from app.options import normalization_fault, size_fault
+from app.pictures import pictures
 from plugins.plugin_utils.checkpoint import SourceError, check_named, check_together, read_labels, read_shapes
 
 NEEDED = ("checkpoint", "architecture")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def bundle_faults(folder: Path, name: str, version: str) -> Iterator[str]:
@@ -43,15 +44,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def triple(value: Any) -> bool:
-    """Return whether this is three numbers, as a list or with commas."""
-    parts = value if isinstance(value, list) else str(value).split(",")
-    try:
-        return len([float(part) for part in parts]) == 3
-    except (TypeError, ValueError):
-        return False
-
-
 def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Say why no bundle can be made by model_bundle_create."""
     missing = [key for key in NEEDED if not recipe.get(key)]
@@ -59,8 +51,12 @@ def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
         yield f"model_bundle_create lacks {', '.join(missing)}; it needs {', '.join(NEEDED)}."
         return
     for key in ("mean", "std"):
-        if key in recipe and not triple(recipe[key]):
-            yield f"model_bundle_create.{key} must be three numbers, one a color."
+        numbers = recipe.get(key)
+        parts = numbers if isinstance(numbers, list) else str(numbers).strip("[] ").split(",")
+        if numbers and (fault := normalization_fault(key, parts, f"model_bundle_create.{key}")):
+            yield fault
+    if "image_size" in recipe and (fault := size_fault(recipe["image_size"], "model_bundle_create.image_size")):
+        yield fault
     checkpoint = Path(str(recipe["checkpoint"])).expanduser()
     shapes = {}
     try:
@@ -76,9 +72,10 @@ def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
             check_named(checkpoint, shapes)
     except SourceError as error:
         yield str(error)
-    golden = recipe.get("golden")
-    if golden and not any(path.suffix.lower() in PICTURES for path in Path(str(golden)).expanduser().glob("*")):
-        yield f"There is no picture in {golden}, the folder of model_bundle_create.golden."
+    for key in ("golden", "check"):
+        folder = recipe.get(key)
+        if folder and not pictures(Path(str(folder)).expanduser()):
+            yield f"There is no picture in {folder}, the folder of model_bundle_create.{key}."
 
 
 @cache

@@ -225,6 +225,7 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once(labels: Path, tm
                 labels="/y.txt",
                 mean="0.5",
                 std=[1, 2, 3],
+                image_size=0,
                 golden=tmp_path / "none",
             ),
         )
@@ -236,7 +237,8 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once(labels: Path, tm
         "There is no picture in",
     ):
         assert words in said
-    assert "std must" not in said
+    assert "std 1,2,3 counts pixels from 0 to 255" in said
+    assert "model_bundle_create.image_size 0 is no side" in said
 
 
 def bundle(folder: Path, **manifest: object) -> Path:

@@ -151,6 +151,35 @@ def test_own_golden_photographs_are_used(order: Order, tmp_path: Path) -> None:
     assert [entry.file for entry in manifest.golden_samples] == ["golden/red.png"]
 
 
+def test_golden_pictures_may_lie_in_class_folders_beside_what_is_none(order: Order, tmp_path: Path) -> None:
+    own = tmp_path / "photos"
+    for name in ("cat/1.jpg", "dog/1.JPG", "dog/._1.jpg", "__MACOSX/dog/1.jpg"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), "red").save(own / name)
+    (own / "x.jpg").mkdir()
+    manifest, _, bundle = create(dataclasses.replace(order, output=tmp_path, golden=own))
+    assert [entry.file for entry in manifest.golden_samples] == ["golden/cat/1.jpg", "golden/dog/1.JPG"]
+    assert verify(bundle).manifest == manifest
+
+
+def test_what_was_understood_stands_in_the_bundle_and_is_said(
+    order: Order, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(order, output=tmp_path, crop_mode="squash", mean="0.5,0.5,0.5")) == 0
+    said = json.loads(capsys.readouterr().out)["notes"]
+    assert said[0] == "Labels: 7 names from text, a name a line."
+    assert said[1].startswith("Preprocessing: 64x64 pixels, squash (both sides scaled, ")
+    manifest, _ = read(tmp_path / "small" / "1")
+    assert (manifest.input.crop_mode, list(manifest.notes or ())) == ("squash", said)
+
+
+def test_a_sigmoids_threshold_is_kept_for_each_class(order: Order, tmp_path: Path) -> None:
+    wanted = dataclasses.replace(order, output=tmp_path, activation="sigmoid", threshold='{"class 2": 0.9}')
+    manifest, _, bundle = create(wanted)
+    assert manifest.threshold == (0.5, 0.5, 0.9, 0.5, 0.5, 0.5, 0.5)
+    assert verify(bundle).manifest == manifest
+
+
 def nan_checkpoint(folder: Path) -> Path:
     state = timm_model().state_dict()
     state["classifier.bias"][0] = float("nan")
@@ -185,6 +214,9 @@ def text_file(folder: Path) -> Path:
         ("mean", lambda _: "nan,0,0", "invalid_option", "mean"),
         ("std", lambda _: "0,1,1", "invalid_option", "std"),
         ("crop_pct", lambda _: "7", "invalid_option", "crop_pct"),
+        ("mean", lambda _: "123.7,116.3,103.5", "invalid_option", "give 0.485,0.456,0.406"),
+        ("image_size", lambda _: "1", "invalid_option", "no side that a model is trained with"),
+        ("threshold", lambda _: "0.5", "invalid_option", "--activation sigmoid"),
     ],
 )
 def test_a_refused_order_says_why_and_leaves_nothing(

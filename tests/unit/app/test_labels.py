@@ -221,7 +221,7 @@ def test_what_is_recorded_and_names_no_classes_is_passed_over() -> None:
 
 
 def test_recorded_names_of_another_number_are_not_used() -> None:
-    with pytest.raises(BundleError, match="has 4 classes and does not say their names"):
+    with pytest.raises(BundleError, match="has 4 classes and does not say the names"):
         choose({"classes": list(CATS)}, 4)
 
 
