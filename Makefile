@@ -31,7 +31,7 @@ verify: $(VENV)/.deploy ## Check the hosts of INVENTORY and report, changing not
 	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
 
 .PHONY: status
-status: $(VENV)/.deploy ## Show what the hosts of INVENTORY serve, and served
+status: $(VENV)/.deploy ## Show what the hosts of INVENTORY serve, and what they served before
 	@$(VENV)/bin/ansible-playbook -i $(INVENTORY) playbooks/status.yml $(ARGS)
 
 .PHONY: rollback
