@@ -178,6 +178,25 @@ def test_another_account_without_a_password_finds_nothing_to_do(newcomer: Newcom
     assert versions(hosts) == everywhere(FIRST)
 
 
+def test_a_host_that_somebody_else_works_on_ends_the_run_and_keeps_no_lock_elsewhere(
+    newcomer: Newcomer, hosts: dict[str, Machine]
+) -> None:
+    lock = {"run": "x", "owner": "ana@elsewhere", "controller": "elsewhere", "pid": 1, "since": "2026-11-01T10:00:00Z"}
+    hosts["gpu-2"].sh(f"cat > {STATE}/deploy.lock", json.dumps(lock))
+    run = newcomer.run(f'make deploy INVENTORY=inventory/fleet ARGS="-e ansible_user={OPERATOR}"')
+    assert run.code != 0
+    assert "ana@elsewhere" in run.output
+    table = run.output.rpartition("FLEET")[2]
+    assert re.search(rf"^gpu-1 +{MODEL} {FIRST} .* serves$", table, re.MULTILINE), table
+    assert re.search(rf"^gpu-2 +{MODEL} {FIRST} .* failed, still serves$", table, re.MULTILINE), table
+    assert [host.sh(f"ls {STATE}/deploy.lock || true").strip() for host in hosts.values()] == [
+        "",
+        f"{STATE}/deploy.lock",
+        "",
+    ]
+    hosts["gpu-2"].sh(f"rm {STATE}/deploy.lock")
+
+
 def test_another_version_is_an_update(story: Story, hosts: dict[str, Machine]) -> None:
     require(story.tell("make deploy"))
     assert versions(hosts) == everywhere(SECOND)
