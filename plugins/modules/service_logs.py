@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError, last_log_lines, list_instances
-from ansible.module_utils.published import gateways
+from ansible.module_utils.docker_host import LABEL_NAME, LABEL_RELEASE, DockerError, last_log_lines, run_docker
 
 DOCUMENTATION = r"""
 module: service_logs
 short_description: Read what the containers of a service wrote
 description:
-  - The last lines of every instance and of the gateway, merged by time. Changes nothing.
+  - The last lines of every instance, the gateway and its keeper, merged by time. Changes nothing.
   - As an action it can O(follow), which shows new lines as they come, until the run is interrupted.
 options:
   name: {description: Name of the service; that of a load balancer ends in C(-balancer), type: str, required: true}
   release:
-    description: Only instances of this release; without it all instances, and the gateway.
+    description: Only instances of this release; without it all containers of the service.
     type: str
     default: ""
   lines: {description: How many lines of each container at most, type: int, default: 50}
@@ -35,6 +34,13 @@ RETURN = r"""
 lines: {description: Each with its container and release before it, returned: success, type: list, elements: str}
 until: {description: Time of the last line, returned: success, type: str}
 """
+
+
+def list_containers(service: str) -> list[tuple[str, str]]:
+    """Return name and release of every container of the service, stopped ones included; the gateway's have none."""
+    form = f'{{{{.Names}}}}\t{{{{.Label "{LABEL_RELEASE}"}}}}'
+    listed = run_docker(["ps", "--all", f"--filter=label={LABEL_NAME}={service}", f"--format={form}"])
+    return sorted((name, release) for name, _, release in (line.partition("\t") for line in listed.splitlines()))
 
 
 def read(container: str, release: str, lines: int, since: str) -> list[tuple[str, str]]:
@@ -63,14 +69,12 @@ def main() -> None:
     )
     params = module.params
     try:
-        containers = [(item.name, item.release) for item in list_instances(params["name"])]
-        known = ", ".join(sorted({release for _, release in containers})) or "none"
-        if params["release"]:
-            containers = [item for item in containers if item[1] == params["release"]]
-        else:
-            containers += [(item["Name"].lstrip("/"), "") for item in gateways(params["name"])]
+        containers = list_containers(params["name"])
     except DockerError as error:
         module.fail_json(msg=f"The containers of {params['name']} cannot be asked for: {error}")
+    known = ", ".join(sorted({release for _, release in containers if release})) or "none"
+    if params["release"]:
+        containers = [item for item in containers if item[1] == params["release"]]
     if params["release"] and not containers:
         # Of a fleet, one host may well have it and another not.
         words = f"No container of release {params['release']} is here; the releases with one: {known}."
