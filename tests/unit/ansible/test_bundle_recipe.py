@@ -24,11 +24,11 @@ def test_every_option_becomes_one_word_and_files_lie_in_the_workplace(tmp_path: 
         "threshold": {"cat": 0.3},
         "interpolation": "",
     }
-    assert create_arguments(recipe, "/work") == [
-        "--checkpoint=/work/checkpoint/best model.pth",
+    assert create_arguments(recipe, "/shop") == [
+        "--checkpoint=/shop/checkpoint/best model.pth",
         "--architecture=resnet50",
-        "--labels=/work/labels/labels.csv",
-        "--golden=/work/golden/photos",
+        "--labels=/shop/labels/labels.csv",
+        "--golden=/shop/golden/photos",
         "--image-size=224",
         "--mean=0.5,0.5,0.5",
         "--std=0.2, 0.2, 0.2",
@@ -39,7 +39,7 @@ def test_every_option_becomes_one_word_and_files_lie_in_the_workplace(tmp_path: 
 def test_of_class_folders_only_the_names_are_brought(tmp_path: Path) -> None:
     for name in ("dog", "cat"):
         (tmp_path / name).mkdir()
-    assert create_arguments({"labels": str(tmp_path)}, "/work") == ["--labels=/work/labels/labels.json"]
+    assert create_arguments({"labels": str(tmp_path)}, "/shop") == ["--labels=/shop/labels/labels.json"]
     assert class_folders(str(tmp_path)) == '["cat", "dog"]'
     with pytest.raises(AnsibleFilterError, match="holds no class folders"):
         class_folders(str(tmp_path / "cat"))
