@@ -10,12 +10,14 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vectorised
 
 from app import anatomy
+from app import orientation as orientations
 from app.anatomy import UnsoundError
 from app.bundle.manifest import Input
 from app.errors import ServiceError
@@ -39,10 +41,18 @@ MAX_PASSES = 40
 VECTORISED = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 Mode = Literal["fast", "exact"]
+Orientation = Literal["apply", "ignore"]
 Step = Callable[[Image.Image | torch.Tensor], Image.Image | torch.Tensor]
 
 # The header is checked below, with our own limit and our own answer.
 Image.MAX_IMAGE_PIXELS = None
+
+_JPEG = b"\xff\xd8\xff"
+# Pillow's reader without its look into directories whose entries may all name the same content: that of EXIF, for the
+# dots per inch, and that of a phone's second picture.
+_open_jpeg: Callable[[io.BytesIO], Image.Image] = type(
+    "Jpeg", (JpegImageFile,), {"_read_dpi_from_exif": lambda _: None}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ class DecodedImage:
     height: int
     format: str
     mode: str
+    orientation: int
+    orientation_applied: bool
 
 
 class Decoder:
@@ -61,28 +73,22 @@ class Decoder:
 
     `fast` has libjpeg-turbo decode a JPEG without Pillow's copies, a large one at a half, a quarter or an eighth of its
     size, which its frequency domain gives almost for free, and lets torch resize where its vector units are faster than
-    Pillow. `exact` treats every picture exactly as timm does.
+    Pillow. `exact` treats every picture exactly as timm does. A picture that its camera stored turned is made upright
+    between resize and crop, where it is small.
     """
 
-    def __init__(self, settings: Input, max_pixels: int, mode: Mode = "exact") -> None:
+    def __init__(
+        self, settings: Input, max_pixels: int, mode: Mode = "exact", orientation: Orientation = "apply"
+    ) -> None:
         self._max_pixels = max_pixels
+        self._upright = orientation == "apply"
         # What the resize makes of the short side, times the margin.
         self._enough = round(max(settings.size[1:]) / settings.crop_pct) * FAST_MARGIN if mode == "fast" else 0
-        # timm's own evaluation transform without its last two steps: the engine normalises whole batches.
-        transform = create_transform(
-            settings.size,
-            is_training=False,
-            interpolation=settings.interpolation,
-            mean=settings.mean,
-            std=settings.std,
-            crop_pct=settings.crop_pct,
-            crop_mode=settings.crop_mode,
-            normalize=False,
-        )
-        # Its last step copies the pixels into planes; the batch takes them as they are.
-        self._steps: list[Step] = transform.transforms[:-1]
-        if mode == "fast":
-            self._steps[0] = _faster(self._steps[0])
+        self._steps = _steps(settings, mode)
+        # The resize of a picture that lies: to sides that are as they should be once it is upright.
+        channels, height, width = settings.size
+        lying = settings.model_copy(update={"size": (channels, width, height)})
+        self._lying_resize = None if height == width else _steps(lying, mode)[0]
 
     def decode(self, content: bytes) -> DecodedImage:
         """Check and decode one image; a ServiceError says why it is refused."""
@@ -94,13 +100,21 @@ class Decoder:
             image = self._open(content)
             with image:
                 self._check_size(image.width, image.height)
-                original = (image.width, image.height, _format(image), image.mode)
+                original = (image.width, image.height, str(image.format), image.mode)
                 picture: Image.Image | torch.Tensor | None = self._decode_jpeg(image, content)
                 if picture is None:
                     picture = _to_rgb(image)
-        for step in self._steps:
+                orientation = orientations.read(image)
+        resize, *rest = self._steps
+        turned = self._upright and orientation != orientations.UPRIGHT
+        if turned and self._lying_resize and orientations.lies(orientation):
+            resize = self._lying_resize
+        picture = resize(picture)
+        if turned:
+            picture = orientations.turn(picture, orientation)
+        for step in rest:
             picture = step(picture)
-        return DecodedImage(_to_tensor(picture), *original)
+        return DecodedImage(_to_tensor(picture), *original, orientation, turned)
 
     def _check_work(self, content: bytes) -> None:
         """Refuse a picture whose structure asks for far more work than its pixels."""
@@ -120,7 +134,7 @@ class Decoder:
 
     def _decode_jpeg(self, image: Image.Image, content: bytes) -> torch.Tensor | None:
         """The pixels of a JPEG, at the smallest size that is enough; nothing where Pillow has to decode it."""
-        if not self._enough or _format(image) != "JPEG" or image.mode not in ("RGB", "L"):
+        if not self._enough or image.format != "JPEG" or image.mode not in ("RGB", "L"):
             return None
         divisor = next((number for number in JPEG_DIVISORS if min(image.size) >= self._enough * number), 1)
         height, width = (-(-side // divisor) for side in (image.height, image.width))
@@ -132,7 +146,8 @@ class Decoder:
 
     def _open(self, content: bytes) -> Image.Image:
         try:
-            return Image.open(io.BytesIO(content), formats=FORMATS)
+            file = io.BytesIO(content)
+            return _open_jpeg(file) if content.startswith(_JPEG) else Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
             if _looks_accepted(bytes(content[:12])):
                 raise _corrupted("its header is damaged or cut off") from None
@@ -159,6 +174,27 @@ class Decoder:
                 f"The image dimensions are too large: {width}x{height} is longer than {MAX_ASPECT_RATIO} times its "
                 "short side.",
             )
+
+
+def _steps(settings: Input, mode: Mode) -> list[Step]:
+    """timm's own evaluation transform without its last two steps.
+
+    The engine normalises whole batches, which take the pixels as they are; the step before copies them into planes.
+    """
+    transform = create_transform(
+        settings.size,
+        is_training=False,
+        interpolation=settings.interpolation,
+        mean=settings.mean,
+        std=settings.std,
+        crop_pct=settings.crop_pct,
+        crop_mode=settings.crop_mode,
+        normalize=False,
+    )
+    steps: list[Step] = transform.transforms[:-1]
+    if mode == "fast":
+        steps[0] = _faster(steps[0])
+    return steps
 
 
 def _to_tensor(picture: Image.Image | torch.Tensor) -> torch.Tensor:
@@ -198,17 +234,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise _corrupted(error) from None
 
 
-def _format(image: Image.Image) -> str:
-    # Phones write JPEG files with a second picture inside, which Pillow calls MPO.
-    return "JPEG" if image.format == "MPO" else str(image.format)
-
-
 def _names() -> str:
     return ", ".join(FORMATS)
 
 
 def _looks_accepted(head: bytes) -> bool:
-    return head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+    return head.startswith((_JPEG, b"\x89PNG", b"GIF8")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
 
 def _corrupted(why: object) -> ServiceError:

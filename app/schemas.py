@@ -34,12 +34,14 @@ class RankedClass(_Answer):
 
 
 class ImageMetadata(_Answer):
-    """The image as it was sent."""
+    """The image as it was sent, the number of its orientation tag (1 without one), and whether it was made upright."""
 
     original_width: int
     original_height: int
     format: str
     mode: str
+    orientation: int
+    orientation_applied: bool
     file_size_bytes: int
     filename: str | None
 

@@ -113,6 +113,8 @@ class Service:
                 original_height=image.height,
                 format=image.format,
                 mode=image.mode,
+                orientation=image.orientation,
+                orientation_applied=image.orientation_applied,
                 file_size_bytes=len(upload.content),
                 filename=upload.filename,
             ),

@@ -82,7 +82,7 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
     phase.ended("weights")
     # Each thread sets its own number; what is measured here is to run on one core of several that do the same.
     torch.set_num_threads(1)
-    decoder = Decoder(source.settings, settings.max_pixels, settings.decode)
+    decoder = Decoder(source.settings, settings.max_pixels, settings.decode, settings.orientation)
     threads = settings.torch_threads or cpus.available()
     on_cpu = device == "cpu"
     # Large batches hardly help a CPU, and they leave the other cores without work.

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         default="fast",
         description="Whether large JPEGs may be decoded at a fraction of their size, and torch may resize.",
     )
+    orientation: Literal["apply", "ignore"] = Field(
+        default="apply", description="Whether pictures whose tag says that they are stored turned are made upright."
+    )
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."
     )

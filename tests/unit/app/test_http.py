@@ -64,6 +64,8 @@ def test_a_prediction_has_every_documented_field(server: Server) -> None:
         "original_height": 300,
         "format": "JPEG",
         "mode": "RGB",
+        "orientation": 1,
+        "orientation_applied": False,
         "file_size_bytes": CAT.stat().st_size,
         "filename": "cat.jpg",
     }

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.unit.app.support import CAT, Server, raw_request, serve, wait_for
+from tests.unit.app.test_orientation import stored
 
 PREDICT = "/api/v1/predict"
 # Every address that answers a GET.
@@ -31,9 +33,10 @@ FRIEND, STRANGER = "https://shop.example:8443", "https://other.example"
 def open_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that pages of one other origin may use, behind a proxy on this machine."""
     folder = tmp_path_factory.mktemp("open")
+    origins, proxies = f"https://a.example, {FRIEND}", "127.0.0.0/8"
     with serve(
-        folder, bundle_path=bundle, cors_origins=f"https://a.example, {FRIEND}", trusted_proxies="127.0.0.0/8"
-    ) as (running):
+        folder, bundle_path=bundle, cors_origins=origins, trusted_proxies=proxies, orientation="ignore"
+    ) as running:
         wait_for(running.ready)
         yield running
 
@@ -257,6 +260,14 @@ def test_the_log_has_the_clients_address_that_only_a_trusted_proxy_may_say(open_
     assert logged(open_server, "203.0.113.9", "2001:db8::7") == "2001:db8::7"
     assert logged(open_server, "203.0.113.9, unknown") == "127.0.0.1"
     assert logged(server, "198.51.100.7") == "127.0.0.1"
+
+
+def test_the_answer_says_whether_a_picture_was_turned(open_server: Server, server: Server) -> None:
+    content = stored(Image.open(CAT), 6, "JPEG")
+    for whom, applied in ((server, True), (open_server, False)):
+        about = whom.post(content=content, headers={"content-type": "image/jpeg"}).json()["image_metadata"]
+        assert (about["orientation"], about["orientation_applied"]) == (6, applied)
+        assert (about["original_width"], about["original_height"]) == (300, 451)
 
 
 def test_pythons_own_client_and_a_plain_old_one_get_the_same_answer(server: Server) -> None:
