@@ -1,4 +1,4 @@
-"""What an image file is and what decoding it will cost, read from its structure before anything is decoded.
+"""What an image file is and how large its decoder's work will be, read from its structure before anything is decoded.
 
 A file of some bytes can promise any number of pixels and any number of passes over them. What is read here is at least
 what the decoders will do, so that a limit on it is a limit on them.
@@ -12,8 +12,38 @@ from dataclasses import dataclass
 MAX_SCANS = 256
 # Headers, profiles and text: cameras that store a depth map write some hundred segments.
 MAX_SEGMENTS = 1_024
+# Pieces that formats cut data into: libpng's are of 8 KiB, those of a GIF of 255 bytes.
+MAX_CHUNKS = 16_384
 # How much is searched at once: a search keeps the interpreter to itself.
 _WINDOW = 1 << 20
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+_BMP_RUN_LENGTHS = (1, 2)
+
+# What else people send, by what it begins with; the longer ones first where two begin alike.
+_OTHERS = (
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypqt", "a QuickTime video"),
+    (4, b"ftyp", "an MP4 video"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\1\0", "an icon (ICO)"),
+    (0, b"8BPS", "Photoshop (PSD)"),
+    (0, b"%PDF", "PDF"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"data:", "a data URL; send the bytes themselves"),
+)
 
 
 class UnsoundError(ValueError):
@@ -22,17 +52,147 @@ class UnsoundError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """The size of a picture, and the samples that its decoder will go through: those of every component, every scan."""
+    """The size of a picture, and what its decoder has to go through."""
 
     format: str
     width: int
     height: int
-    samples: int
+    components: int = 3
+    scans: int = 1
+    # Those of every component in every scan, and those that are kept from scan to scan.
+    samples: int = 0
+    kept: int = 0
+    # Coded in a way for which the decoder takes far longer: arithmetic coding, or runs read by Python.
+    dear: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """The pixels of the picture."""
+        return self.width * self.height
 
 
 def examine(content: bytes) -> Anatomy | None:
-    """The anatomy of an image; nothing for a format whose decoder does no more than its pixels ask for."""
-    return _jpeg(content) if content.startswith(b"\xff\xd8\xff") else None
+    """The anatomy of an image; nothing for what is none of the accepted formats."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return _jpeg(content)
+    if content.startswith(b"\x89PNG"):
+        return _png(content)
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return _gif(content)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return _webp(content)
+    if content.startswith(b"BM") and int.from_bytes(content[14:18], "little") in _BMP_HEADERS:
+        return _bmp(content)
+    return None
+
+
+def name_of(content: bytes) -> str | None:
+    """What a file that is not accepted seems to be."""
+    for start, magic, name in _OTHERS:
+        if content.startswith(magic, start):
+            return name
+    text = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<svg", b"<?xml")) and b"<svg" in content[:1024].lower():
+        return "SVG"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "HTML"
+    if text.startswith((b"{", b"[")):
+        return "JSON"
+    return "text" if content[:64].isascii() and content[:64].decode("ascii").isprintable() else None
+
+
+def without_compressed_texts(content: bytes) -> bytes:
+    """A PNG without its compressed texts and its color profile, which no decoder needs for the pixels.
+
+    Any of them can be a thousand times as large as it looks, so decoders refuse the file for an honest long one.
+    """
+    kept = [content[:8]]
+    for kind, start, end in _chunks(content):
+        compressed = kind in (b"zTXt", b"iCCP") or (kind == b"iTXt" and _is_compressed(content[start + 8 : end]))
+        if not compressed:
+            kept.append(content[start:end])
+    return b"".join(kept) if sum(map(len, kept)) < len(content) else content
+
+
+def _is_compressed(text: bytes) -> bool:
+    keyword_end = text.find(b"\0", 0, 80)
+    return text[keyword_end + 1 : keyword_end + 2] != b"\0"
+
+
+def _png(content: bytes) -> Anatomy:
+    if not content.startswith(_PNG) or content[12:16] != b"IHDR" or len(content) < 33:
+        raise UnsoundError("its header is damaged or cut off")
+    for kind, start, _ in _chunks(content):
+        if kind == b"IHDR" and start > 8:
+            raise UnsoundError("it describes its pixels twice")
+    return Anatomy("PNG", *struct.unpack(">II", content[16:24]))
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, begin and end of each chunk of a PNG; a last one that is cut off ends where the file does."""
+    position = 8
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > len(content):
+            return
+        kind = content[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(content[position : position + 4])
+        yield kind, position, min(end, len(content))
+        if kind == b"IEND":
+            return
+        position = end
+    raise UnsoundError(f"it has more than {MAX_CHUNKS} chunks")
+
+
+def _gif(content: bytes) -> Anatomy:
+    if len(content) < 13:
+        raise UnsoundError("its header is cut off")
+    width, height, flags = struct.unpack("<HHB", content[6:11])
+    position = 13 + _palette(flags)
+    blocks = 0
+    while content[position : position + 1] == b"!":
+        position += 2
+        # Texts and profiles, in blocks that begin with their length; an empty one is the last.
+        while size := content[position] if position < len(content) else 0:
+            position += 1 + size
+            blocks += 1
+            if blocks > MAX_CHUNKS:
+                raise UnsoundError(f"it has more than {MAX_CHUNKS} blocks before its pixels")
+        position += 1
+        blocks += 1
+        if blocks > MAX_CHUNKS:
+            raise UnsoundError(f"it has more than {MAX_CHUNKS} blocks before its pixels")
+    if content[position : position + 1] != b"," or len(content) < position + 10:
+        raise UnsoundError("it ends before its pixels")
+    left, top, across, down = struct.unpack("<HHHH", content[position + 1 : position + 9])
+    # A frame that is larger than the screen enlarges it.
+    return Anatomy("GIF", max(width, left + across), max(height, top + down))
+
+
+def _palette(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(content: bytes) -> Anatomy:
+    kind, data = content[12:16], content[20:30]
+    if kind == b"VP8X" and len(data) == 10:
+        return Anatomy("WEBP", 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little"))
+    if kind == b"VP8 " and data[3:6] == b"\x9d\x01\x2a" and len(data) == 10:
+        width, height = struct.unpack("<HH", data[6:])
+        return Anatomy("WEBP", width & 0x3FFF, height & 0x3FFF)
+    if kind == b"VP8L" and data[:1] == b"\x2f" and len(data) >= 5:
+        bits = int.from_bytes(data[1:5], "little")
+        return Anatomy("WEBP", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
+    raise UnsoundError("its header is damaged or cut off")
+
+
+def _bmp(content: bytes) -> Anatomy:
+    if len(content) < 26:
+        raise UnsoundError("its header is cut off")
+    if content[14] == 12:
+        return Anatomy("BMP", *struct.unpack("<HH", content[18:22]))
+    width, height = struct.unpack("<ii", content[18:26])
+    compression = int.from_bytes(content[30:34], "little")
+    return Anatomy("BMP", abs(width), abs(height), dear=compression in _BMP_RUN_LENGTHS)
 
 
 def _jpeg(content: bytes) -> Anatomy:
@@ -87,16 +247,27 @@ def _of_scans(
 ) -> Anatomy:
     every = sum(components.values())
     interleaved = content[start : start + 1] == bytes([len(components)])
-    samples = 0
     # A progressive picture, or one whose components come one after the other, goes on after its first scan.
-    starts = [start] if interleaved and marker in (0xC0, 0xC1, 0xC9) else _scans(content, start)
-    for scans, begin in enumerate(starts, start=1):
+    lasting = not interleaved or marker not in (0xC0, 0xC1, 0xC9)
+    scans = samples = 0
+    for begin in _scans(content, start) if lasting else (start,):
+        scans += 1
         if scans > MAX_SCANS:
             raise UnsoundError(f"it goes over its pixels more than {MAX_SCANS} times")
         count = content[begin] if begin < len(content) else 0
         named = content[begin + 1 : begin + 1 + 2 * count : 2]
         samples += sum(components.get(name, every) for name in named) or every
-    return Anatomy("JPEG", width, height, samples * width * height // unit)
+    area = width * height
+    return Anatomy(
+        "JPEG",
+        width,
+        height,
+        len(components),
+        scans,
+        samples * area // unit,
+        every * area // unit if lasting else 0,
+        dear=marker >= 0xC9,
+    )
 
 
 def _scans(content: bytes, first: int) -> Iterator[int]:

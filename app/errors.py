@@ -6,6 +6,7 @@ STATUS_OF_CODE = {
     "image_too_small": 400,
     "image_too_large": 400,
     "image_too_complex": 400,
+    "batch_too_complex": 400,
     "empty_file": 400,
     "malformed_multipart": 400,
     "too_many_files": 400,

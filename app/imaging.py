@@ -1,6 +1,7 @@
 """Images: checked by their header, decoded, and brought to the model's input size exactly as timm does it."""
 
 import io
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,26 +17,19 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vectorised
 
-from app import anatomy
+from app import appraisal
 from app import orientation as orientations
-from app.anatomy import UnsoundError
+from app.anatomy import Anatomy, without_compressed_texts
+from app.appraisal import Cost, Limits
 from app.bundle.manifest import Input
 from app.errors import ServiceError
 from app.timing import shortest
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MIN_SIDE = 10
-# A resize to the model's short side would blow a thin strip up to gigabytes.
-MAX_ASPECT_RATIO = 100
 # A scaled JPEG keeps at least this many times the pixels of each side that the resize then averages: with two, one best
 # class in forty changed, with three one in three hundred.
 FAST_MARGIN = 3
 # The sizes that libjpeg-turbo has vectorised code for, the smallest first.
 JPEG_DIVISORS = (8, 4, 2)
-
-# Samples that a decoder may go through for each of the most pixels. An encoder's ten scans of four components make
-# twenty.
-MAX_PASSES = 40
 
 # What torch resizes bytes with, as Pillow does it but for rounding: no pixel differs by more than one of 255.
 VECTORISED = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
@@ -44,10 +38,9 @@ Mode = Literal["fast", "exact"]
 Orientation = Literal["apply", "ignore"]
 Step = Callable[[Image.Image | torch.Tensor], Image.Image | torch.Tensor]
 
-# The header is checked below, with our own limit and our own answer.
+# The structure is judged before, with our own limits and our own answers.
 Image.MAX_IMAGE_PIXELS = None
 
-_JPEG = b"\xff\xd8\xff"
 # Pillow's reader without its look into directories whose entries may all name the same content: that of EXIF, for the
 # dots per inch, and that of a phone's second picture.
 _open_jpeg: Callable[[io.BytesIO], Image.Image] = type(
@@ -68,6 +61,15 @@ class DecodedImage:
     orientation_applied: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image that is let in, with what it is and will cost."""
+
+    content: bytes
+    anatomy: Anatomy
+    cost: Cost
+
+
 class Decoder:
     """Turns file content into model input; one per model, used by several threads.
 
@@ -80,7 +82,8 @@ class Decoder:
     def __init__(
         self, settings: Input, max_pixels: int, mode: Mode = "exact", orientation: Orientation = "apply"
     ) -> None:
-        self._max_pixels = max_pixels
+        # How much memory there is for decoding is known only once the model has its own.
+        self.limits = Limits(max_pixels, sys.maxsize)
         self._upright = orientation == "apply"
         # What the resize makes of the short side, times the margin.
         self._enough = round(max(settings.size[1:]) / settings.crop_pct) * FAST_MARGIN if mode == "fast" else 0
@@ -90,18 +93,22 @@ class Decoder:
         lying = settings.model_copy(update={"size": (channels, width, height)})
         self._lying_resize = None if height == width else _steps(lying, mode)[0]
 
-    def decode(self, content: bytes) -> DecodedImage:
-        """Check and decode one image; a ServiceError says why it is refused."""
-        if not content:
-            raise ServiceError("empty_file", "The file is empty; send the bytes of an image.")
-        self._check_work(content)
+    def appraise(self, content: bytes) -> Picture:
+        """What an image is and will cost; a ServiceError says why it is refused."""
+        found = appraisal.examine(content)
+        appraisal.check_size(found, self.limits.max_pixels)
+        picture = Picture(content, found, appraisal.cost(found, len(content), self._divisor(found)))
+        appraisal.check_cost(found, picture.cost, self.limits)
+        return picture
+
+    def decode(self, content: bytes | Picture) -> DecodedImage:
+        """Decode one image, checked before or now; a ServiceError says why it is refused."""
+        known = content if isinstance(content, Picture) else self.appraise(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = self._open(content)
-            with image:
-                self._check_size(image.width, image.height)
-                original = (image.width, image.height, str(image.format), image.mode)
-                picture: Image.Image | torch.Tensor | None = self._decode_jpeg(image, content)
+            with _open(known) as image:
+                original = (image.width, image.height, known.anatomy.format, image.mode)
+                picture: Image.Image | torch.Tensor | None = self._decode_jpeg(image, known)
                 if picture is None:
                     picture = _to_rgb(image)
                 orientation = orientations.read(image)
@@ -116,64 +123,41 @@ class Decoder:
             picture = step(picture)
         return DecodedImage(_to_tensor(picture), *original, orientation, turned)
 
-    def _check_work(self, content: bytes) -> None:
-        """Refuse a picture whose structure asks for far more work than its pixels."""
-        try:
-            found = anatomy.examine(content)
-        except UnsoundError as error:
-            raise _corrupted(error) from None
-        if not found:
-            return
-        self._check_size(found.width, found.height)
-        if found.samples > MAX_PASSES * self._max_pixels:
-            raise ServiceError(
-                "image_too_complex",
-                f"The image is too complex: its scans go over {found.samples // 10**6} million samples, and "
-                f"{MAX_PASSES * self._max_pixels // 10**6} million are the most; save it again, not progressive.",
-            )
+    def _divisor(self, found: Anatomy) -> int:
+        """The fraction of its size that is enough of a JPEG; 0 for what Pillow has to decode."""
+        if not self._enough or found.format != "JPEG" or found.components not in (1, 3):
+            return 0
+        side = min(found.width, found.height)
+        return next((number for number in JPEG_DIVISORS if side >= self._enough * number), 1)
 
-    def _decode_jpeg(self, image: Image.Image, content: bytes) -> torch.Tensor | None:
+    def _decode_jpeg(self, image: Image.Image, known: Picture) -> torch.Tensor | None:
         """The pixels of a JPEG, at the smallest size that is enough; nothing where Pillow has to decode it."""
-        if not self._enough or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        divisor = self._divisor(known.anatomy)
+        if not divisor or image.mode not in ("RGB", "L"):
             return None
-        divisor = next((number for number in JPEG_DIVISORS if min(image.size) >= self._enough * number), 1)
         height, width = (-(-side // divisor) for side in (image.height, image.width))
         try:
-            pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=height, min_width=width)
+            pixels = simplejpeg.decode_jpeg(known.content, "RGB", min_height=height, min_width=width)
         except ValueError:  # it is damaged; what Pillow makes of it decides
             return None
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    def _open(self, content: bytes) -> Image.Image:
-        try:
-            file = io.BytesIO(content)
-            return _open_jpeg(file) if content.startswith(_JPEG) else Image.open(file, formats=FORMATS)
-        except UnidentifiedImageError:
-            if _looks_accepted(bytes(content[:12])):
-                raise _corrupted("its header is damaged or cut off") from None
-            raise ServiceError(
-                "invalid_file_type",
-                f"Invalid file type: the content is not an image this service reads ({_names()}).",
-            ) from None
-        except Exception as error:  # each of Pillow's format readers raises its own kinds on damaged headers
-            raise _corrupted(error) from None
 
-    def _check_size(self, width: int, height: int) -> None:
-        if min(width, height) < MIN_SIDE:
-            raise ServiceError(
-                "image_too_small", f"The image is too small: {width}x{height}; the least is {MIN_SIDE}x{MIN_SIDE}."
-            )
-        if width * height > self._max_pixels:
-            raise ServiceError(
-                "image_too_large",
-                f"The image dimensions are too large: {width}x{height} is more than {self._max_pixels} pixels.",
-            )
-        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-            raise ServiceError(
-                "image_too_large",
-                f"The image dimensions are too large: {width}x{height} is longer than {MAX_ASPECT_RATIO} times its "
-                "short side.",
-            )
+def _open(known: Picture) -> Image.Image:
+    content = known.content
+    if known.anatomy.format == "PNG":
+        content = without_compressed_texts(content)
+    try:
+        file = io.BytesIO(content)
+        is_jpeg = known.anatomy.format == "JPEG"
+        image = _open_jpeg(file) if is_jpeg else Image.open(file, formats=(known.anatomy.format,))
+    except UnidentifiedImageError:
+        raise _corrupted("its header is damaged or cut off") from None
+    except Exception as error:  # each of Pillow's format readers raises its own kinds on damaged headers
+        raise _corrupted(error) from None
+    if image.size != (known.anatomy.width, known.anatomy.height):
+        raise _corrupted("its header contradicts itself")
+    return image
 
 
 def _steps(settings: Input, mode: Mode) -> list[Step]:
@@ -229,17 +213,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         if image.mode.startswith("I"):
             return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
-        return image.convert("RGB")
+        # Of the same mode it would be a copy.
+        return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # each of Pillow's format readers raises its own kinds on damaged data
         raise _corrupted(error) from None
-
-
-def _names() -> str:
-    return ", ".join(FORMATS)
-
-
-def _looks_accepted(head: bytes) -> bool:
-    return head.startswith((_JPEG, b"\x89PNG", b"GIF8")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
 
 def _corrupted(why: object) -> ServiceError:

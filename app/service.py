@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app import __version__, cpus
+from app import __version__, appraisal, cpus, memory
 from app.admission import Admission
 from app.batching import Batcher, Result
 from app.bodies import Bodies
@@ -18,6 +19,7 @@ from app.errors import BundleError, GpuRequiredError, ServiceError
 from app.lifecycle import Lifecycle, State
 from app.loading import Loading
 from app.metrics import Metrics
+from app.room import Room, Stay
 from app.schemas import ImageMetadata, ModelInfo, MultiLabelPrediction, Prediction, RankedClass, SpeedMetrics
 from app.settings import Settings
 from app.uploads import Upload
@@ -26,10 +28,18 @@ from app.watch import Watch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from app.imaging import DecodedImage
+    from app.imaging import DecodedImage, Picture
     from app.serving import ServedModel
 
 log = logging.getLogger(__name__)
+
+
+# Above it a file is looked through in a thread: it keeps the event loop for a millisecond a megabyte.
+_LONG = 262_144
+# What the process needs beside the model, bodies and pictures: batches, threads, answers.
+_RESERVE = 64 << 20
+# Enough for a photograph of a phone, whatever the container may use.
+_LEAST_ROOM = 64 << 20
 
 
 def _keep_to_one_core() -> None:
@@ -52,8 +62,10 @@ class Service:
         self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
+        self._room: Room | None = None
+        self._decode_threads = settings.decode_threads or cpus.available()
         self._decoders = ThreadPoolExecutor(
-            settings.decode_threads or cpus.available(), thread_name_prefix="decode", initializer=_keep_to_one_core
+            self._decode_threads, thread_name_prefix="decode", initializer=_keep_to_one_core
         )
         self._forward_ms: deque[float] = deque(maxlen=1000)
         self._predictions = 0
@@ -86,13 +98,33 @@ class Service:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
         return self.model
 
-    async def classify(self, upload: Upload) -> Prediction:
+    async def appraise(self, upload: Upload) -> "Picture":
+        """What an image is and will cost, or why it is refused."""
+        decoder = self.loaded().decoder
+        if len(upload.content) < _LONG:
+            return decoder.appraise(upload.content)
+        # Markers are looked for in all of it.
+        return await asyncio.to_thread(decoder.appraise, upload.content)
+
+    def check_together(self, work: int) -> None:
+        """Refuse an image with which those of one request would take more work than any single one may."""
+        if work > self.loaded().decoder.limits.work:
+            raise ServiceError(
+                "batch_too_complex",
+                "The images before this one are as much work as one request may ask for; send it in another.",
+            )
+
+    async def classify(self, upload: Upload, picture: "Picture") -> Prediction:
         """Decode one image off the event loop and wait for its turn on the model."""
         model = self.loaded()
-        if self._batcher is None:
+        if self._batcher is None or self._room is None:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
-        image, result = await self._compute(model, self._batcher, upload)
-        self.admission.answered()
+        stay = await self._room.enter(picture.cost.memory)
+        try:
+            image, result = await self._compute(model, self._batcher, picture, stay)
+        finally:
+            stay.abandon()
+        self.admission.answered(picture.cost.weight)
         self.metrics.predictions.inc()
         self._predictions += 1
         forward_ms = result.seconds * 1000
@@ -127,11 +159,18 @@ class Service:
         )
         return answer if model.thresholds is None else MultiLabelPrediction.of(answer, ranked, model.thresholds)
 
-    async def _compute(self, model: "ServedModel", batcher: Batcher, upload: Upload) -> "tuple[DecodedImage, Result]":
+    async def _compute(
+        self, model: "ServedModel", batcher: Batcher, picture: "Picture", stay: Stay
+    ) -> "tuple[DecodedImage, Result]":
         def decode() -> "DecodedImage":
+            if not stay.begin():
+                raise ServiceError("client_closed_request", "Nobody waits for the image any more.")
             started = time.perf_counter()
-            with self.watch.working():
-                image = model.decoder.decode(upload.content)
+            try:
+                with self.watch.working():
+                    image = model.decoder.decode(picture)
+            finally:
+                stay.end()
             self.metrics.decode_duration.observe(time.perf_counter() - started)
             return image
 
@@ -186,6 +225,7 @@ class Service:
 
         loop = asyncio.get_running_loop()
         self.model = model
+        self._room = self._make_room(model)
         self._batcher = Batcher(model.engine, self.metrics, lost, self.watch, model.workers)
         seconds = sum(model.load_phases.values())
         self.metrics.load_duration.set(seconds)
@@ -204,10 +244,30 @@ class Service:
             "packed": model.engine.packed,
             "channels_last": model.engine.layout == "channels_last",
             "sha256": model.sha256,
+            "decode_mib": model.decoder.limits.memory >> 20,
         }
         self.metrics.build.info(about)
         self.lifecycle.model_loaded()
         log.info("The service is ready", extra={**about, **details})
+
+    def _make_room(self, model: "ServedModel") -> Room:
+        """Room for as many pictures as the container's memory holds beside the model and the bodies."""
+        limit, used, bodies = memory.limit(), memory.used(), self.settings.max_bytes_in_flight
+        largest = appraisal.largest(self.settings.max_pixels).memory
+        spare = limit - used - bodies - _RESERVE
+        if spare < largest:
+            detail = (
+                f"The container may use {limit >> 20} MiB: the model takes {used >> 20}, bodies take up to "
+                f"{bodies >> 20}, and {max(spare, 0) >> 20} are left for pictures, of which the largest may need "
+                f"{largest >> 20}; one that needs more is refused. Give it {(limit - spare + largest) >> 20} MiB, or "
+                "lower API_MAX_PIXELS or API_MAX_BYTES_IN_FLIGHT."
+            )
+            log.warning("The memory is little", extra={"code": "little_memory", "detail": detail})
+        workers = model.workers if model.engine.device == "cpu" else self._decode_threads
+        size = max(_LEAST_ROOM, min(spare, workers * largest))
+        model.decoder.limits = replace(model.decoder.limits, memory=min(size, 2 * largest))
+        # One thread is left to small pictures, where there are several.
+        return Room(size, max(1, workers - 1))
 
     @staticmethod
     def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:

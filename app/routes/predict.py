@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
@@ -13,6 +13,9 @@ from app import uploads
 from app.errors import ServiceError
 from app.schemas import ErrorAnswer, FileError, MultiLabelPrediction, Prediction
 from app.service import Service
+
+if TYPE_CHECKING:
+    from app.imaging import Picture
 
 
 class PlainRoute(APIRoute):
@@ -63,8 +66,9 @@ async def predict(request: Request) -> Response:
         service.admission.check(1)
         with service.bodies.loan() as loan:
             upload = await _uploaded(service, uploads.read_file(request, loan, service.settings.max_upload_bytes))
-            with service.admission.admit(1):
-                return await _in_time(service, _while_connected(request, service.classify(upload)))
+            picture = await service.appraise(upload)
+            with service.admission.admit([picture.cost.weight]):
+                return await _in_time(service, _while_connected(request, service.classify(upload, picture)))
 
     return _json(await work())
 
@@ -85,15 +89,34 @@ async def predict_batch(request: Request) -> Response:
     service: Service = request.app.state.service
     limits = service.settings
 
-    async def classify(upload: uploads.Upload) -> Prediction | FileError:
+    async def appraise(files: list[uploads.Upload]) -> "list[Picture | FileError]":
+        found: list[Picture | FileError] = []
+        work = 0
+        for upload in files:
+            try:
+                uploads.check_length(upload, limits.max_upload_bytes)
+                picture = await service.appraise(upload)
+                service.check_together(work + picture.cost.work)
+            except ServiceError as error:
+                found.append(refused(upload, error))
+            else:
+                found.append(picture)
+                work += picture.cost.work
+        return found
+
+    def refused(upload: uploads.Upload, error: ServiceError) -> FileError:
+        if error.status in _GENERAL:
+            raise error
+        service.metrics.errors.labels(error.code).inc()
+        return FileError(filename=upload.filename, detail=error.detail, code=error.code)
+
+    async def classify(upload: uploads.Upload, picture: "Picture | FileError") -> Prediction | FileError:
+        if isinstance(picture, FileError):
+            return picture
         try:
-            uploads.check_length(upload, limits.max_upload_bytes)
-            return await service.classify(upload)
+            return await service.classify(upload, picture)
         except ServiceError as error:
-            if error.status in _GENERAL:
-                raise
-            service.metrics.errors.labels(error.code).inc()
-            return FileError(filename=upload.filename, detail=error.detail, code=error.code)
+            return refused(upload, error)
 
     async def work() -> Answers:
         service.loaded()
@@ -101,8 +124,10 @@ async def predict_batch(request: Request) -> Response:
         with service.bodies.loan() as loan:
             reading = uploads.read_files(request, loan, limits.max_batch_bytes, limits.max_files)
             files = await _uploaded(service, reading)
-            with service.admission.admit(len(files)):
-                classifying = _all([classify(file) for file in files])
+            pictures = await appraise(files)
+            weights = [picture.cost.weight for picture in pictures if not isinstance(picture, FileError)]
+            with service.admission.admit(weights):
+                classifying = _all([classify(*pair) for pair in zip(files, pictures, strict=True)])
                 return Answers(await _in_time(service, _while_connected(request, classifying)))
 
     return _json(await work())

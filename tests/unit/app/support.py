@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,11 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (64, 48), kind: str = "JP
     target = io.BytesIO()
     image.save(target, kind, **options)
     return target.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def segment(marker: int, data: bytes) -> bytes:
@@ -152,7 +158,7 @@ class Server:
         return httpx.get(self.url + path, timeout=20)
 
     def post(self, path: str = "/api/v1/predict", **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=20, **options)
+        return httpx.post(self.url + path, **{"timeout": 20, **options})
 
     def status(self, path: str) -> int:
         try:

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -5,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.unit.app.support import (
     GOLDEN,
     ROOT,
     Server,
+    chunk,
     picture,
     scans,
     timm_model,
@@ -155,6 +158,35 @@ def test_whatever_type_is_declared_the_bytes_decide(server: Server, kind: str) -
     head = f'--B\r\nContent-Disposition: form-data; name="file"\r\nContent-Type: {kind}\r\n\r\n'.encode()
     body = head + CAT.read_bytes() + b"\r\n--B--"
     assert server.post(**raw(body, "multipart/form-data; boundary=B")).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["iCCP", "zTXt", "iTXt"])
+def test_a_long_compressed_text_or_profile_does_no_harm(server: Server, name: str) -> None:
+    content, text = picture(kind="PNG"), zlib.compress(os.urandom(600_000).hex().encode())
+    head = {"iCCP": b"profile\0\0", "zTXt": b"Comment\0\0", "iTXt": b"Comment\0\1\0\0\0"}[name]
+    # Before the pixels and behind them.
+    for at in (33, len(content) - 12):
+        sent = content[:at] + chunk(name.encode(), head + text) + content[at:]
+        assert server.post(**form(sent, kind="image/png")).status_code == 200
+
+
+@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"avif", "AVIF")])
+def test_what_phones_write_is_refused_by_its_name(server: Server, brand: bytes, name: str) -> None:
+    answer = server.post(**form(b"\0\0\0\x18ftyp" + brand + bytes(100), kind="image/jpeg"))
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_file_type")
+    assert answer.json()["detail"] == (
+        f"Invalid file type: the content is {name}; this service reads JPEG, PNG, WEBP, GIF, BMP."
+    )
+
+
+def test_one_request_asks_for_no_more_work_than_the_dearest_image(server: Server) -> None:
+    blank = Image.new("RGB", (7000, 7000))
+    target = io.BytesIO()
+    blank.save(target, "WEBP", lossless=True, method=0)
+    assert len(target.getvalue()) < 100
+    answers = server.post(BATCH, **batch(*[("blank.webp", target.getvalue(), "image/webp")] * 4), timeout=60).json()
+    assert ["predicted_class" in answer for answer in answers] == [True, True, False, False]
+    assert {answer["code"] for answer in answers[2:]} == {"batch_too_complex"}
 
 
 def test_memory_stays_flat_under_bad_input(server: Server) -> None:

@@ -15,7 +15,7 @@ from app.engine import Engine
 from app.errors import ServiceError
 from app.imaging import DecodedImage, Decoder, Mode
 from app.model import IMAGENET_MEAN, IMAGENET_STD
-from tests.unit.app.support import CAT, GOLDEN, picture
+from tests.unit.app.support import CAT, GOLDEN, chunk, picture
 
 HALF = (0.5, 0.5, 0.5)
 SQUARE = Input(
@@ -38,9 +38,6 @@ def normalised(pixels: torch.Tensor, settings: Input) -> torch.Tensor:
 
 def header_only_png(width: int, height: int) -> bytes:
     """A PNG that promises many pixels in a few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
