@@ -1,6 +1,5 @@
 """Models: timm architectures built without weights, and weights checked against them."""
 
-import difflib
 import importlib
 import math
 from collections.abc import Mapping
@@ -8,42 +7,20 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg
+from timm.layers import SelectAdaptivePool2d
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from app.bundle.manifest import Head, Input, make_input
+from app import architectures
+from app import classifier as classifiers
+from app.bundle.manifest import Design, Head, Input, make_input
 from app.errors import BundleError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def check_architecture(architecture: str) -> None:
-    """Refuse a name timm does not know, suggesting the nearest."""
-    if not timm.is_model(architecture):
-        nearest = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.0)[0]
-        raise BundleError(
-            "unknown_architecture", f"timm has no architecture named {architecture!r}; did you mean {nearest!r}?"
-        )
-
-
-def head_key(architecture: str) -> str:
-    """The key of the last layer's weight in the architecture's own state dict."""
-    classifier: object = _config(architecture).classifier
-    return f"{classifier[0] if isinstance(classifier, tuple | list) else classifier}.weight"
-
-
-def _config(architecture: str) -> PretrainedCfg:
-    check_architecture(architecture)
-    config = timm.get_pretrained_cfg(architecture)
-    if config is None:
-        raise BundleError(
-            "unknown_architecture", f"timm knows no settings for {architecture!r}; use one of its listed architectures."
-        )
-    return config
-
-
-def default_input(architecture: str, head: Head, image_size: int | None = None) -> Input:
+def default_input(design: Design, head: Head, image_size: int | None = None) -> Input:
     """The preprocessing a checkpoint was most likely trained with.
 
     A timm head takes the architecture's own settings. The sequential head comes from a trainer that resizes to a
@@ -61,7 +38,7 @@ def default_input(architecture: str, head: Head, image_size: int | None = None) 
                 "crop_mode": "squash",
             }
         )
-    config = _config(architecture)
+    config = architectures.config(design.architecture)
     _, height, width = config.input_size
     return make_input(
         {
@@ -75,59 +52,105 @@ def default_input(architecture: str, head: Head, image_size: int | None = None) 
     )
 
 
-def build(
-    architecture: str,
-    head: Head,
-    num_classes: int | None = None,
-    size: tuple[int, int, int] | None = None,
-    device: str = "meta",
-) -> nn.Module:
-    """Build an architecture with uninitialised weights, on the meta device unless told otherwise."""
+def build(design: Design, size: tuple[int, int, int] | None = None, device: str = "meta") -> nn.Module:
+    """Build a network with uninitialised weights, on the meta device unless told otherwise."""
+    options = _options(design, size)
     try:
-        return _build(architecture, head, num_classes, size, device)
-    except NotImplementedError:
-        # Some constructors compute with operators that need what the start leaves out for all the others.
-        importlib.import_module("torch._meta_registrations")
-        return _build(architecture, head, num_classes, size, device)
+        try:
+            return _build(design, options, device)
+        except NotImplementedError:
+            # Some constructors compute with operators that need what the start leaves out for all the others.
+            importlib.import_module("torch._meta_registrations")
+            return _build(design, options, device)
+    except Exception as error:  # timm's constructors raise whatever they like
+        raise _refused(design, size, error) from None
 
 
-def _build(
-    architecture: str, head: Head, num_classes: int | None, size: tuple[int, int, int] | None, device: str
-) -> nn.Module:
+def _options(design: Design, size: tuple[int, int, int] | None) -> dict[str, Any]:
+    config = architectures.config(design.architecture)
     options: dict[str, Any] = {}
-    config = _config(architecture)
-    if size and config.fixed_input_size and tuple(config.input_size) != size:
+    if size and config.fixed_input_size and tuple(config.input_size)[1:] != size[1:]:
         options["img_size"] = size[1:]
+    return options | design.model_args
+
+
+def _build(design: Design, options: dict[str, Any], device: str) -> nn.Module:
     with torch.device(device):
-        if head == "timm":
-            if num_classes is not None:
-                options["num_classes"] = num_classes
-            module: nn.Module = timm.create_model(architecture, pretrained=False, **options)
-            return module
-        backbone = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
-        features: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-        classifier = nn.Sequential(nn.Dropout(), nn.Linear(features, num_classes or 1))
+        classes = design.num_classes if design.head == "timm" else 0
+        network: nn.Module = timm.create_model(
+            architectures.resolve(design.architecture), pretrained=False, num_classes=classes, **options
+        )
+        if design.reparameterized:
+            network = reparameterize_model(network)
+        if design.head == "timm":
+            return network
+        classifier: nn.Module
+        if design.head_layers:
+            classifier = classifiers.build(design.head_layers)
+        else:
+            classifier = nn.Sequential(nn.Dropout(), nn.Linear(features_of(network), design.num_classes))
         sequence = nn.Sequential()
-        sequence.add_module("backbone", backbone)
+        sequence.add_module("backbone", network)
+        if design.concat_pooling:
+            # The head pools by itself what the network has before its own pooling.
+            network.forward = network.forward_features
+            sequence.add_module("pool", SelectAdaptivePool2d(pool_type="catavgmax", flatten=True))
         sequence.add_module("classifier", classifier)
         return sequence
 
 
-def load(
-    architecture: str,
-    head: Head,
-    num_classes: int,
-    size: tuple[int, int, int],
-    state: Mapping[str, Tensor],
-    origin: str,
-) -> nn.Module:
-    """Build the architecture and give it the weights, refusing any that do not fit; `origin` names them in errors."""
-    module = build(architecture, head, num_classes, size)
-    weights = _fit(module.state_dict(), state, architecture, origin)
+def channels(design: Design) -> int:
+    """How many channels the images of a network have."""
+    given: Any = design.model_args.get("in_chans", architectures.config(design.architecture).input_size[0])
+    return int(given)
+
+
+def features_of(network: nn.Module) -> int:
+    """How many features a network without a head gives for an image."""
+    features: Any = getattr(network, "head_hidden_size", None) or network.num_features
+    return int(features)
+
+
+def _refused(design: Design, size: tuple[int, int, int] | None, error: Exception) -> BundleError:
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    own = " by ".join(str(side) for side in architectures.config(design.architecture).input_size[1:])
+    if size and not isinstance(error, TypeError):
+        return BundleError(
+            "size_refused",
+            f"{design.architecture} cannot be built for images of {size[1]} by {size[2]} pixels ({reason}); its own "
+            f"size is {own}, and give image_size only as the model was trained.",
+        )
+    given = ", ".join(design.model_args)
+    return BundleError(
+        "model_args_refused",
+        f"timm cannot build {design.architecture}" + (f" with model_args {given}" if given else "") + f": {reason}.",
+    )
+
+
+def probe(module: nn.Module, design: Design, size: tuple[int, int, int]) -> None:
+    """Have a network answer a blank image, so that a size or a head that cannot work is refused here."""
+    try:
+        with torch.inference_mode():
+            answer = module(torch.zeros(1, *size))
+    except Exception as error:  # whatever an operator says of shapes
+        raise _refused(design, size, error) from None
+    shape = tuple(answer.shape) if isinstance(answer, Tensor) else ()
+    if shape != (1, design.num_classes):
+        raise BundleError(
+            "model_args_refused",
+            f"{design.architecture} answers an image with {shape or 'several tensors'} instead of {design.num_classes} "
+            "numbers; model_args must leave it a classifier.",
+        )
+
+
+def load(design: Design, size: tuple[int, int, int], state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """Build a network and give it the weights, refusing any that do not fit; `origin` names them in errors."""
+    module = build(design, size)
+    weights = _fit(module.state_dict(), state, design.architecture, origin)
     module.load_state_dict(weights, assign=True)
     if any(tensor.is_meta for tensor in module.buffers()):
         # Buffers that are computed and not stored need a real construction.
-        module = build(architecture, head, num_classes, size, device="cpu")
+        module = build(design, size, device="cpu")
         module.load_state_dict(weights, assign=True)
     module.requires_grad_(requires_grad=False)
     return module.eval()

@@ -42,7 +42,7 @@ class Recipe:
     warnings: tuple[str, ...]
 
 
-def settle(read: Checkpoint, architecture: str, given: Given) -> Recipe:
+def settle(read: Checkpoint, given: Given) -> Recipe:
     """Decide how a checkpoint's model answers; a BundleError asks for what cannot be known."""
     notes: list[str] = []
     warnings: list[str] = []
@@ -55,7 +55,7 @@ def settle(read: Checkpoint, architecture: str, given: Given) -> Recipe:
         option=given.option("labels" if given.prefix == "--" else "labels_path"),
     )
     (warnings if named.assumed else notes).append(f"Labels: {named.understood}.")
-    inputs = _inputs(read, architecture, given, notes, warnings)
+    inputs = _inputs(read, given, notes, warnings)
     activation: Activation = given.activation or "softmax"
     if activation == "sigmoid" and read.num_classes == 1 and len(named.names) == 2:
         activation = "binary"
@@ -77,7 +77,7 @@ def check_activation(read: Checkpoint, given: Given) -> None:
             f"The head has one output, of which a softmax makes 1.0 for every picture; give {option} sigmoid, and one "
             "label, or two: the one for an output of 0 first.",
         )
-    sign = "" if given.activation else recorded.signs_of_sigmoid(read.recorded, tuple(read.state))
+    sign = "" if given.activation else recorded.signs_of_sigmoid(read.recorded, (*read.state, *read.left_out))
     if sign:
         raise BundleError(
             "activation_needed",
@@ -86,16 +86,18 @@ def check_activation(read: Checkpoint, given: Given) -> None:
         )
 
 
-def _inputs(read: Checkpoint, architecture: str, given: Given, notes: list[str], warnings: list[str]) -> Input:
+def _inputs(read: Checkpoint, given: Given, notes: list[str], warnings: list[str]) -> Input:
     if given.image_size is not None:
         refuse(size_fault(given.image_size, given.option("image_size")))
     found = recorded.preprocessing(read.recorded)
-    size = found.pop("size", None)
+    # What the weights themselves demand is no matter of opinion.
+    size = found.pop("size", None) if read.image_size is None or given.image_size is not None else None
+    found.pop("size", None)
     asked = (given.image_size, given.image_size) if given.image_size is not None else None
     if size and asked and size.value != asked:
         warnings.append(_differs("image_size", asked[0], _side(size.value), size.where))
     sides = asked or (size.value if size else None)
-    values = model.default_input(architecture, read.head).model_dump()
+    values = model.default_input(read.design, read.head, read.image_size).model_dump()
     if sides:
         values["size"] = (3, *sides)  # type: ignore[misc]
     for name, (value, where) in found.items():

@@ -12,6 +12,7 @@ import torch
 from app import cpus, model
 from app.bundle import manifest as manifests
 from app.bundle import verify
+from app.checkpoint import Wish
 from app.checkpoint import read as read_checkpoint
 from app.engine import Engine, Layout, choose_device
 from app.errors import BundleError, ServiceError
@@ -172,7 +173,7 @@ def _from_checkpoint(settings: Settings) -> _Source:
     path, architecture = settings.checkpoint_path, settings.model_name
     if path is None or architecture is None:
         raise BundleError("checkpoint_missing", "Set API_CHECKPOINT_PATH and API_MODEL_NAME.")
-    checkpoint = read_checkpoint(path, architecture)
+    checkpoint = read_checkpoint(path, Wish(architecture, image_size=settings.image_size))
     if settings.num_classes not in (None, checkpoint.num_classes):
         raise BundleError(
             "class_count_mismatch",
@@ -182,7 +183,6 @@ def _from_checkpoint(settings: Settings) -> _Source:
     given = {name: getattr(settings, name) for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
     recipe = settle(
         checkpoint,
-        architecture,
         Given(
             labels=settings.labels_path,
             image_size=settings.image_size,
@@ -192,12 +192,13 @@ def _from_checkpoint(settings: Settings) -> _Source:
             prefix=PREFIX,
         ),
     )
-    for note in recipe.notes:
+    for note in (*checkpoint.notes, *recipe.notes):
         log.info("The checkpoint is understood", extra={"code": "understood", "detail": note})
     for warning in recipe.warnings:
         log.warning("The checkpoint is doubtful", extra={"code": "assumed", "detail": warning})
     inputs = recipe.inputs
-    module = model.load(architecture, checkpoint.head, checkpoint.num_classes, inputs.size, checkpoint.state, str(path))
+    module = model.load(checkpoint.design, inputs.size, checkpoint.state, str(path))
+    model.probe(module, checkpoint.design, inputs.size)
     return _Source(
         module=module,
         settings=inputs,

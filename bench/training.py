@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from app.bundle.__main__ import main as bundle
+from app.bundle.manifest import Design
 from app.imaging import Decoder
 from app.model import default_input
 from bench.agreement import cut, photographs
@@ -38,7 +39,7 @@ def batches(photos: list[Image], decoder: Decoder, mean: Tensor, std: Tensor) ->
 def train(photos: list[Image], architecture: str) -> nn.Module:
     """The trained model; its classes are the photographs."""
     torch.manual_seed(0)
-    settings = default_input(architecture, "timm", _SIDE)
+    settings = default_input(Design(architecture=architecture, num_classes=len(photos)), "timm", _SIDE)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (settings.mean, settings.std))
     model = timm.create_model(architecture, num_classes=len(photos))
     model = model.to(memory_format=torch.channels_last)

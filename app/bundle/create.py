@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 
 from app import checkpoint, model
 from app.bundle import manifest as manifests
-from app.bundle.manifest import Activation, Golden, GoldenSample, Manifest, Ranked, Source, describe
+from app.bundle.manifest import Activation, Golden, GoldenSample, HeadActivation, Manifest, Ranked, Source, describe
+from app.checkpoint import Wish
 from app.engine import Engine
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
@@ -38,6 +40,14 @@ class Order:
     activation: Activation | None = None
     threshold: str | None = None
     golden: Path = DEFAULT_GOLDEN
+    weights: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    head_activation: HeadActivation | None = None
+
+    @property
+    def wish(self) -> Wish:
+        """What is said about the checkpoint."""
+        return Wish(self.architecture, self.weights, self.model_args, self.head_activation, self.image_size)
 
 
 def create(order: Order) -> tuple[Manifest, str, Path]:
@@ -52,10 +62,9 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         raise BundleError(
             "bundle_exists", f"{target} already exists and a version never changes; choose another --version."
         )
-    read = checkpoint.read(order.checkpoint, order.architecture)
+    read = checkpoint.read(order.checkpoint, order.wish)
     recipe = settle(
         read,
-        order.architecture,
         Given(
             labels=order.labels,
             image_size=order.image_size,
@@ -65,7 +74,8 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         ),
     )
     labels, inputs = recipe.labels, recipe.inputs
-    module = model.load(order.architecture, read.head, read.num_classes, inputs.size, read.state, str(order.checkpoint))
+    module = model.load(read.design, inputs.size, read.state, str(order.checkpoint))
+    model.probe(module, read.design, inputs.size)
     with _staged(target) as directory:
         weights = directory / "model.safetensors"
         safetensors.torch.save_file({key: value.clone() for key, value in module.state_dict().items()}, weights)
@@ -81,9 +91,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             schema=1,
             name=order.name,
             version=order.version,
-            architecture=order.architecture,
-            head=read.head,
-            num_classes=read.num_classes,
+            **{name: value for name, value in read.design.model_dump().items() if value or name == "head"},
             activation=recipe.activation,
             threshold=recipe.threshold,
             input=inputs,
@@ -94,7 +102,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             source=Source(checkpoint=order.checkpoint.name, sha256=read.sha256),
             metrics=read.metrics or None,
-            notes=(*recipe.notes, *recipe.warnings),
+            notes=(*read.notes, *recipe.notes, *recipe.warnings),
         )
         (directory / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest, manifests.sha256_of(target / manifests.FILE_NAME), target

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from app.errors import BundleError
 from app.labels import WELL_KNOWN
@@ -25,6 +25,10 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Threshold = Share | tuple[Share, ...] | None
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
+# What a head may compute between two layers, which no file of weights says.
+HeadActivation = Literal[
+    "relu", "gelu", "silu", "leaky_relu", "hardswish", "elu", "selu", "mish", "tanh", "relu6", "none"
+]
 
 
 def _inside(path: str) -> str:
@@ -52,6 +56,31 @@ class Input(_Part):
     interpolation: Interpolation
     crop_pct: Annotated[float, Field(gt=0, le=2)]
     crop_mode: CropMode
+
+
+class Layer(_Part):
+    """A layer of a head that is not timm's own."""
+
+    kind: Literal["linear", "batch_norm", "layer_norm"] | HeadActivation
+    inputs: Annotated[int, Field(ge=1)]
+    outputs: Annotated[int, Field(ge=1)]
+    bias: bool = True
+
+
+class Design(_Part):
+    """The network that weights belong to."""
+
+    architecture: str
+    num_classes: Annotated[int, Field(ge=1)]
+    head: Head = "timm"
+    # What timm's factory gets beside the name.
+    model_args: dict[str, JsonValue] = Field(default_factory=dict)
+    # The layers behind the backbone, where they are not one dropout and one linear layer.
+    head_layers: tuple[Layer, ...] = ()
+    # Whether the head takes the mean and the largest of each feature, as fastai's do.
+    concat_pooling: bool = False
+    # Whether branches were merged after training (timm.utils.reparameterize_model).
+    reparameterized: bool = False
 
 
 def make_input(values: Mapping[str, object]) -> Input:
@@ -100,6 +129,10 @@ class Manifest(_Part):
     created: str
     source: Source
     metrics: dict[str, float] | None = None
+    model_args: dict[str, JsonValue] | None = None
+    head_layers: tuple[Layer, ...] | None = None
+    concat_pooling: bool | None = None
+    reparameterized: bool | None = None
     # What was understood and assumed when the bundle was made, a sentence each.
     notes: tuple[str, ...] | None = None
 
@@ -107,6 +140,13 @@ class Manifest(_Part):
     def num_labels(self) -> int:
         """Classes that have a name: those of the head, or the two of a binary one."""
         return 2 if self.activation == "binary" else self.num_classes
+
+    @property
+    def design(self) -> Design:
+        """The network that the weights belong to."""
+        return Design.model_validate(
+            {name: getattr(self, name) for name in Design.model_fields if getattr(self, name) is not None}
+        )
 
     def files(self) -> list[File]:
         """Every file beside bundle.json."""

@@ -35,7 +35,5 @@ def verify(directory: Path) -> VerifiedBundle:
         state = safetensors.torch.load_file(weights_path)
     except SafetensorError as error:
         raise BundleError("weights_unreadable", f"{weights_path} is not a safetensors file: {error}.") from None
-    module = model.load(
-        manifest.architecture, manifest.head, manifest.num_classes, manifest.input.size, state, str(weights_path)
-    )
+    module = model.load(manifest.design, manifest.input.size, state, str(weights_path))
     return VerifiedBundle(manifest, sha256, labels, module)

@@ -167,8 +167,8 @@ def test_what_was_understood_stands_in_the_bundle_and_is_said(
 ) -> None:
     assert main(arguments(order, output=tmp_path, crop_mode="squash", mean="0.5,0.5,0.5")) == 0
     said = json.loads(capsys.readouterr().out)["notes"]
-    assert said[0] == "Labels: 7 names from text, a name a line."
-    assert said[1].startswith("Preprocessing: 64x64 pixels, squash (both sides scaled, ")
+    assert said[2] == "Labels: 7 names from text, a name a line."
+    assert said[3].startswith("Preprocessing: 64x64 pixels, squash (both sides scaled, ")
     manifest, _ = read(tmp_path / "small" / "1")
     assert (manifest.input.crop_mode, list(manifest.notes or ())) == ("squash", said)
 
@@ -207,7 +207,7 @@ def text_file(folder: Path) -> Path:
         ("labels", lambda folder: folder / "nolabels.txt", "labels_missing", "nolabels.txt"),
         ("labels", lambda folder: write_labels(folder / "six.txt", 6), "class_count_mismatch", "6 classes"),
         ("architecture", lambda _: "mobilenet_v3_small_050", "unknown_architecture", "did you mean"),
-        ("architecture", lambda _: "resnet18", "missing_key", "fc.weight"),
+        ("architecture", lambda _: "resnet18", "missing_key", "conv1.weight"),
         ("golden", lambda folder: folder, "golden_missing", "photographs"),
         ("golden", text_file, "golden_invalid", "a.jpg"),
         ("name", lambda _: "../escape", "invalid_name", "../escape"),

@@ -9,6 +9,8 @@ import safetensors.torch
 import torch
 
 from app import checkpoint, model
+from app.bundle.manifest import Design
+from app.checkpoint import Wish
 from app.errors import BundleError
 from tests.unit.app.support import CLASSES, SMALL, reference_checkpoint, timm_model
 
@@ -23,9 +25,8 @@ def saved(folder: Path, content: Any) -> Path:
 
 def answer(path: Path, architecture: str) -> torch.Tensor:
     """The outputs of the checkpoint as the service loads it."""
-    read = checkpoint.read(path, architecture)
-    size = (3, 64, 64)
-    module = model.load(architecture, read.head, read.num_classes, size, read.state, "checkpoint")
+    read = checkpoint.read(path, Wish(architecture))
+    module = model.load(read.design, (3, 64, 64), read.state, "checkpoint")
     with torch.inference_mode():
         outputs: torch.Tensor = module(IMAGES)
     return outputs
@@ -33,7 +34,7 @@ def answer(path: Path, architecture: str) -> torch.Tensor:
 
 def refusal(path: Path, architecture: str = SMALL) -> BundleError:
     with pytest.raises(BundleError) as caught:
-        checkpoint.read(path, architecture)
+        checkpoint.read(path, Wish(architecture))
     return caught.value
 
 
@@ -46,7 +47,7 @@ def test_the_reference_projects_checkpoints_answer_as_plain_torch_does(
 ) -> None:
     backbone, head, state = reference_checkpoint(architecture)
     path = saved(tmp_path, state if bare else {"model_state_dict": state, "epoch": 3, "optimizer_state_dict": {}})
-    read = checkpoint.read(path, architecture)
+    read = checkpoint.read(path, Wish(architecture))
     assert (read.head, read.num_classes) == ("sequential", 67)
     with torch.inference_mode():
         expected = head(backbone(IMAGES))
@@ -57,7 +58,7 @@ def test_the_reference_projects_checkpoints_answer_as_plain_torch_does(
 def test_the_reference_projects_real_architectures_have_our_keys_and_shapes(architecture: str) -> None:
     with torch.device("meta"):
         _, _, state = reference_checkpoint(architecture)
-    built = model.build(architecture, "sequential", 67).state_dict()
+    built = model.build(Design(architecture=architecture, head="sequential", num_classes=67)).state_dict()
     assert {key: value.shape for key, value in built.items()} == {key: value.shape for key, value in state.items()}
 
 
@@ -65,14 +66,14 @@ def test_the_reference_projects_real_architectures_have_our_keys_and_shapes(arch
 def test_a_plain_timm_state_dict_answers_as_the_timm_model_does(tmp_path: Path, wrapped: bool) -> None:
     original = timm_model()
     path = saved(tmp_path, {"state_dict": original.state_dict()} if wrapped else original.state_dict())
-    assert checkpoint.read(path, SMALL).head == "timm"
+    assert checkpoint.read(path, Wish(SMALL)).head == "timm"
     assert torch.allclose(answer(path, SMALL), original(IMAGES), atol=1e-5)
 
 
 def test_safetensors_are_read_too(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     safetensors.torch.save_file(timm_model().state_dict(), path)
-    assert checkpoint.read(path, SMALL).num_classes == CLASSES
+    assert checkpoint.read(path, Wish(SMALL)).num_classes == CLASSES
 
 
 def lite_names(keys: list[str]) -> dict[str, str]:
@@ -112,7 +113,7 @@ def test_efficientnet_lite_pytorch_names_become_timms(tmp_path: Path, architectu
     assert names["blocks.0.0.conv_pw.weight"] == "_blocks.0._project_conv.weight"
     assert names["blocks.1.0.conv_pw.weight"] == "_blocks.1._expand_conv.weight"
     path = saved(tmp_path, {names[key]: value for key, value in state.items()})
-    assert checkpoint.read(path, architecture).num_classes == 5
+    assert checkpoint.read(path, Wish(architecture)).num_classes == 5
     assert torch.allclose(answer(path, architecture), original(IMAGES), atol=1e-5)
 
 
@@ -126,7 +127,7 @@ def test_numbers_beside_the_weights_become_metrics(tmp_path: Path) -> None:
         "lr": 0.1,
         "metrics": {"val_f1": torch.tensor(0.5)},
     }
-    assert checkpoint.read(saved(tmp_path, content), SMALL).metrics == {
+    assert checkpoint.read(saved(tmp_path, content), Wish(SMALL)).metrics == {
         "epoch": 12.0,
         "val_acc": 0.75,
         "best_val_accuracy": 0.8,
@@ -191,4 +192,4 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path, content: Any) -
 def test_weights_of_another_architecture_name_the_key_they_lack(tmp_path: Path) -> None:
     error = refusal(saved(tmp_path, timm_model("resnet18").state_dict()))
     assert error.code == "missing_key"
-    assert "classifier.weight" in error.detail
+    assert "conv_stem.weight" in error.detail

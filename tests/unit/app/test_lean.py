@@ -6,6 +6,7 @@ import timm
 import torch
 
 from app import model
+from app.bundle.manifest import Design
 from tests.unit.app.support import fresh
 
 LEAN = """
@@ -60,7 +61,9 @@ def test_models_answer_as_they_do_after_a_full_import() -> None:
 def test_an_architecture_that_needs_what_was_put_off_is_built(architecture: str) -> None:
     built = run(
         "from app import model\n"
-        f"module = model.build({architecture!r}, 'timm', 7)\n"
+        "from app.bundle.manifest import Design\n"
+        f"module = model.build(Design(architecture={architecture!r}, num_classes=7))\n"
         "print(json.dumps([sum(value.numel() for value in module.parameters()), next(module.parameters()).is_meta]))"
     )
-    assert built == [sum(value.numel() for value in model.build(architecture, "timm", 7).parameters()), True]
+    here = model.build(Design(architecture=architecture, num_classes=7))
+    assert built == [sum(value.numel() for value in here.parameters()), True]

@@ -4,14 +4,19 @@ import pytest
 import torch
 
 from app import model
+from app.bundle.manifest import Design
 from app.errors import BundleError
 from tests.unit.app.support import CLASSES, SMALL, timm_model
 
 SIZE = (3, 64, 64)
 
 
+def design(architecture: str, num_classes: int = CLASSES) -> Design:
+    return Design(architecture=architecture, num_classes=num_classes)
+
+
 def load(state: dict[str, Any], num_classes: int = CLASSES) -> Any:
-    return model.load(SMALL, "timm", num_classes, SIZE, state, "the file")
+    return model.load(design(SMALL, num_classes), SIZE, state, "the file")
 
 
 def refusal(state: dict[str, Any], num_classes: int = CLASSES) -> BundleError:
@@ -27,14 +32,14 @@ def weights() -> dict[str, Any]:
 
 def test_an_unknown_architecture_gets_a_suggestion() -> None:
     with pytest.raises(BundleError) as caught:
-        model.build("resnet_50", "timm", 3)
+        model.build(design("resnet_50"))
     assert caught.value.code == "unknown_architecture"
     assert "'resnet50" in caught.value.detail
 
 
 def test_a_name_that_would_download_is_unknown() -> None:
     with pytest.raises(BundleError, match="no architecture"):
-        model.build("hf-hub:timm/resnet50", "timm", 3)
+        model.build(design("hf-hub:timm/resnet50"))
 
 
 def test_a_missing_key_is_named() -> None:
@@ -79,26 +84,26 @@ def test_half_precision_weights_become_full_precision() -> None:
 
 def test_buffers_that_are_computed_and_not_stored_are_filled() -> None:
     original = timm_model("levit_128s", 5)
-    module = model.load("levit_128s", "timm", 5, (3, 224, 224), original.state_dict(), "the file")
+    module = model.load(design("levit_128s", 5), (3, 224, 224), original.state_dict(), "the file")
     images = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
         assert torch.allclose(module(images), original(images), atol=1e-4)
 
 
 def test_an_architecture_of_fixed_size_is_built_for_the_size_asked_for() -> None:
-    module = model.build("vit_tiny_patch16_224", "timm", 5, (3, 96, 96))
+    module = model.build(design("vit_tiny_patch16_224"), (3, 96, 96))
     assert module.state_dict()["pos_embed"].shape[1] == 6 * 6 + 1
 
 
 def test_the_sequential_head_implies_the_reference_projects_preprocessing() -> None:
-    inputs = model.default_input("efficientnet_b3", "sequential")
+    inputs = model.default_input(design("efficientnet_b3"), "sequential")
     assert inputs.size == (3, 224, 224)
     assert (inputs.crop_mode, inputs.crop_pct, inputs.interpolation) == ("squash", 1.0, "bilinear")
     assert (inputs.mean, inputs.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_a_timm_head_implies_its_architectures_preprocessing() -> None:
-    inputs = model.default_input("tf_efficientnet_lite0", "timm", 300)
+    inputs = model.default_input(design("tf_efficientnet_lite0"), "timm", 300)
     assert inputs.size == (3, 300, 300)
     assert (inputs.crop_mode, inputs.crop_pct, inputs.interpolation) == ("center", 0.875, "bicubic")
     assert inputs.mean == (0.5, 0.5, 0.5)

@@ -99,9 +99,9 @@ def test_a_bare_checkpoint_takes_the_same_settings(tmp_path: Path) -> None:
         body = answer(server).json()
         said = [line["detail"] for line in server.lines() if line.get("code") == "understood"]
     assert len(body["predicted_classes"]) == 7
-    assert said[0] == "Labels: 7 names from text, a name a line."
-    assert "64x64 pixels, squash" in said[1]
-    assert "mean 0.5/0.5/0.5" in said[1]
+    assert said[2] == "Labels: 7 names from text, a name a line."
+    assert "64x64 pixels, squash" in said[3]
+    assert "mean 0.5/0.5/0.5" in said[3]
 
 
 def test_a_limit_for_clients_does_not_refuse_the_bundles_own_pictures(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.bundle.manifest import Design
 from app.checkpoint import Checkpoint
 from app.errors import BundleError
 from app.recipe import Given, Recipe, settle
@@ -13,13 +14,12 @@ from tests.unit.app.support import SMALL, write_labels
 def checkpoint(classes: int = 3, **recorded: object) -> Checkpoint:
     """A checkpoint of which only what stands beside the weights counts here."""
     state = {"classifier.weight": torch.zeros(classes, 2)}
-    return Checkpoint(
-        state, "timm", classes, "0" * 64, {}, {"classes": [f"class {n}" for n in range(classes)], **recorded}
-    )
+    design = Design(architecture=SMALL, num_classes=classes)
+    return Checkpoint(state, design, "0" * 64, {}, {"classes": [f"class {n}" for n in range(classes)], **recorded})
 
 
 def settled(read: Checkpoint, **given: Any) -> Recipe:
-    return settle(read, SMALL, Given(**given))
+    return settle(read, Given(**given))
 
 
 def refusal(read: Checkpoint, **given: Any) -> BundleError:
@@ -86,7 +86,7 @@ def test_preprocessing_that_cannot_be_is_refused(given: dict[str, Any], said: st
 def test_an_option_is_called_as_it_was_given() -> None:
     error = refusal(checkpoint(), preprocessing={"mean": (123.0, 116.0, 103.0)}, prefix="API_")
     assert "API_MEAN" in error.detail
-    read = Checkpoint({}, "timm", 12, "0" * 64, {}, {})
+    read = Checkpoint({}, Design(architecture=SMALL, num_classes=12), "0" * 64, {})
     assert "give API_LABELS_PATH" in refusal(read, prefix="API_").detail
 
 
