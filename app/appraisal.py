@@ -21,8 +21,8 @@ _SCALED_JPEG = 1
 _SAMPLE = 1.4
 # Arithmetic coding takes so many times the work for a sample, run lengths for a byte.
 _DEAR = 20
-# Bytes for a pixel at the worst moment.
-_MEMORY = {"JPEG": 11, "PNG": 14, "WEBP": 22, "GIF": 11, "BMP": 11}
+# Bytes for a pixel at the worst moment; those of the file are the bodies' affair.
+_MEMORY = {"JPEG": 11, "PNG": 14, "WEBP": 23, "GIF": 11, "BMP": 11}
 _COEFFICIENT = 2
 
 # The work that admission counts as one image: a photograph of half a megapixel, with its forward.
@@ -111,7 +111,7 @@ def cost(found: Anatomy, size: int, divisor: int = 0) -> Cost:
         memory += found.kept * _COEFFICIENT
     elif found.dear:
         of_byte *= _DEAR
-    return Cost(round(work + found.pixels * of_pixel + size * of_byte), memory + size)
+    return Cost(round(work + found.pixels * of_pixel + size * of_byte), memory)
 
 
 def check_cost(found: Anatomy, needed: Cost, limits: Limits) -> None:

@@ -264,7 +264,7 @@ class Service:
             )
             log.warning("The memory is little", extra={"code": "little_memory", "detail": detail})
         workers = model.workers if model.engine.device == "cpu" else self._decode_threads
-        size = max(_LEAST_ROOM, min(spare, workers * largest))
+        size = max(_LEAST_ROOM, min(spare, max(2, workers) * largest))
         model.decoder.limits = replace(model.decoder.limits, memory=min(size, 2 * largest))
         # One thread is left to small pictures, where there are several.
         return Room(size, max(1, workers - 1))
