@@ -59,8 +59,8 @@ integration: $(VENV)/.test $(DEMO) ## Run the deploys on this machine's Docker e
 	@$(VENV)/bin/python scripts/run-tests integration
 
 .PHONY: trials
-trials: $(VENV)/.test $(DEMO) ## Run the long trials: updates in a row, killed runs, a fleet
-	@$(VENV)/bin/ansible-playbook --inventory=inventory/local tests/prepare.yml
+trials: $(VENV)/.test $(DEMO) ## Run the long trials: updates in a row, killed runs, a fleet, a browser
+	@$(VENV)/bin/ansible-playbook --inventory=inventory/local tests/prepare_trials.yml
 	@$(VENV)/bin/python -m pytest -m trial tests/integration
 
 .PHONY: molecule
