@@ -232,6 +232,8 @@ def _table(lines: Sequence[str], origin: str, expected: int | None) -> tuple[lis
                 f"holds {separator!r}",
             )
         rows.append((reader.line_num, [cell.strip() for cell in row]))
+    if not rows:
+        raise _invalid(origin, "it has a header and no class; name every class")
     number = next((header.index(name) for name in _NUMBER_COLUMNS if name in header and _whole(rows, header, name)), -1)
     name = next((header.index(name) for name in _NAME_COLUMNS if name in header and header.index(name) != number), -1)
     if name < 0 and len(header) == 2 and number >= 0:

@@ -93,8 +93,8 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
         ranked = manifests.TOP_K if source.threshold is None else len(source.labels)
         return Engine(source.module, source.settings, source.activation, device, max_batch, precision, layout, ranked)
 
-    samples = _samples(source.golden, Decoder(source.settings, manifests.GOLDEN_PIXELS))
-    engine = choose(settings.precision, device, build, samples, source.tolerance)
+    compared = samples(source.golden, Decoder(source.settings, manifests.GOLDEN_PIXELS))
+    engine = choose(settings.precision, device, build, compared, source.tolerance)
     engine.optimise(threads)
     phase.ended("engine")
     engine.warm_up(threads)
@@ -117,8 +117,8 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
     )
 
 
-def _samples(golden: Sequence[Path], decoder: Decoder) -> "list[Tensor]":
-    """Pictures to compare precisions with: enough to tell them apart, and no more than a start can wait for."""
+def samples(golden: Sequence[Path], decoder: Decoder) -> "list[Tensor]":
+    """The pixels of pictures to compare precisions with: enough to tell them apart, not more than a start waits for."""
     paths = [golden[position * len(golden) // MOST_SAMPLES] for position in range(MOST_SAMPLES)]
     paths = list(dict.fromkeys(paths if len(golden) > MOST_SAMPLES else golden))
     if len(paths) < FEWEST_SAMPLES:

@@ -22,6 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BundleError as error:
         sys.stderr.write(f"error[{error.code}]: {error.detail}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"error[storage]: {error.strerror or error}: {error.filename or options.command}.\n")
+        return 1
+    except Exception as error:  # a defect, which helps nobody as a page of Python
+        said = " ".join(str(error).split())[:300]
+        sys.stderr.write(
+            f"error[unexpected]: {type(error).__name__}: {said}. Nothing was written; this is a "
+            "defect of the service, so report it with the command.\n"
+        )
+        return 1
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     return 0
 
@@ -30,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _create(options: argparse.Namespace) -> dict[str, object]:
-    from app.bundle.create import DEFAULT_GOLDEN, Order, create
+    from app.bundle.create import DEFAULT_GOLDEN, WARNING, Order, create
 
     chosen = {
         "mean": options.mean,
@@ -52,8 +62,12 @@ def _create(options: argparse.Namespace) -> dict[str, object]:
             activation=options.activation,
             threshold=options.threshold,
             golden=options.golden or DEFAULT_GOLDEN,
+            check=options.check,
         )
     )
+    for note in manifest.notes or ():
+        if note.startswith(WARNING):
+            sys.stderr.write(f"{note}\n")
     return _summary(manifest, sha256, path)
 
 
@@ -66,6 +80,10 @@ def _verify(options: argparse.Namespace) -> dict[str, object]:
 
 def _show(options: argparse.Namespace) -> dict[str, object]:
     manifest, sha256 = manifests.read(options.directory)
+    if options.picture:
+        from app.bundle.look import draw
+
+        return {"picture": str(options.picture), "seen": str(draw(manifest.input, options.picture, options.output))}
     return {**manifest.model_dump(mode="json", by_alias=True, exclude_none=True), "sha256": sha256}
 
 
@@ -127,9 +145,22 @@ def _parser() -> argparse.ArgumentParser:
         help='what a class must reach with sigmoid: a number for all, one a class, or {"class": number}',
     )
     create.add_argument("--golden", type=Path, metavar="DIR", help="photographs whose answers a deploy compares")
-    for name, text in (("verify", "check every part of a bundle"), ("show", "print a bundle's manifest")):
+    create.add_argument(
+        "--check",
+        type=Path,
+        metavar="DIR",
+        help="labelled pictures in class folders: warns when another preprocessing gives better answers",
+    )
+    for name, text in (
+        ("verify", "check every part of a bundle"),
+        ("show", "print a bundle's manifest, or draw what its model sees"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("directory", type=Path, metavar="DIR", help="directory of the bundle")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw what the model sees of this picture")
+    command.add_argument(
+        "--output", type=Path, metavar="PNG", default=Path("seen.png"), help="where to draw it; default: seen.png"
+    )
     return parser
 
 

@@ -13,6 +13,7 @@ import safetensors.torch
 
 from app import checkpoint, model
 from app.bundle import manifest as manifests
+from app.bundle.check import check
 from app.bundle.manifest import Activation, Golden, GoldenSample, HeadActivation, Manifest, Ranked, Source, describe
 from app.checkpoint import Wish
 from app.engine import Engine
@@ -23,6 +24,8 @@ from app.recipe import Given, settle
 
 DEFAULT_GOLDEN = manifests.DATA / "golden"
 TOLERANCE = 0.01
+# How the notes begin that somebody should look into.
+WARNING = "Warning: "
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Order:
     activation: Activation | None = None
     threshold: str | None = None
     golden: Path = DEFAULT_GOLDEN
+    check: Path | None = None
     weights: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     head_activation: HeadActivation | None = None
@@ -76,6 +80,10 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
     labels, inputs = recipe.labels, recipe.inputs
     module = model.load(read.design, inputs.size, read.state, str(order.checkpoint))
     model.probe(module, read.design, inputs.size)
+    notes = [*read.notes, *recipe.notes, *(f"{WARNING}{warning}" for warning in recipe.warnings)]
+    if order.check:
+        checked = check(module, inputs, recipe.activation, labels, order.check)
+        notes += [checked.note, *([f"{WARNING}{checked.warning}"] if checked.warning else [])]
     with _staged(target) as directory:
         weights = directory / "model.safetensors"
         safetensors.torch.save_file({key: value.clone() for key, value in module.state_dict().items()}, weights)
@@ -102,7 +110,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             source=Source(checkpoint=order.checkpoint.name, sha256=read.sha256),
             metrics=read.metrics or None,
-            notes=(*read.notes, *recipe.notes, *recipe.warnings),
+            notes=tuple(notes),
         )
         (directory / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest, manifests.sha256_of(target / manifests.FILE_NAME), target

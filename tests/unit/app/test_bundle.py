@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -248,6 +249,35 @@ def test_an_existing_bundle_is_refused_and_stays(own: Path, order: Order, tmp_pa
     assert files(tmp_path / "small") == sorted(["1", *(f"1/{name}" for name in files(own))])
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(28, "No space left on device", "model.safetensors"),
+            "error[storage]: No space left on device: model.saf",
+        ),
+        (IndexError("list index\nout of range"), "error[unexpected]: IndexError: list index out of range. Nothing was"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_and_leaves_nothing(
+    order: Order,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    assert main(arguments(order, output=tmp_path / "new")) == 1
+    output = capsys.readouterr().err
+    assert output.startswith(said)
+    assert output.count("\n") == 1
+    assert files(tmp_path) == []
+
+
 def test_an_output_that_cannot_be_written_is_named(order: Order, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BundleError) as caught:
@@ -302,3 +332,21 @@ def test_weights_of_another_architecture_are_refused_even_with_right_checksums(o
     assert refusal(own).code == "missing_key"
     edit(own, {"architecture": SMALL, "num_classes": CLASSES + 1})
     assert refusal(own).code == "class_count_mismatch"
+
+
+def test_mutated_manifests_are_read_or_refused_and_nothing_else_happens(own: Path) -> None:
+    chance = np.random.default_rng(5)
+    path = own / "bundle.json"
+    original = path.read_bytes()
+    pieces = (b"", b"{", b"}", b"[", b"null", b"-1", b"1e999", b'"', b"\0", b"\xff", b'"..":', b"9" * 400, b"[" * 300)
+    refused = 0
+    for _ in range(1000):
+        content = bytearray(original)
+        place = int(chance.integers(len(content)))
+        content[place : place + (1, 2, 20)[chance.integers(3)]] = pieces[chance.integers(len(pieces))]
+        path.write_bytes(content)
+        try:
+            read(own)
+        except BundleError as error:
+            refused += error.code == "manifest_invalid"
+    assert refused > 500

@@ -1,6 +1,8 @@
 import json
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from timm.data import imagenet_info
 
@@ -148,6 +150,7 @@ def test_a_first_class_that_is_called_like_a_header_is_one_where_the_model_has_a
         (b'{"model": "resnet"}', "its JSON maps 'model' to 'resnet'"),
         (b"[" * 100_000, "too deep"),
         (b'{"a": ' + b"1" * 5000 + b"}", "too long"),
+        (b"id,name\n", "a header and no class"),
         (b"id,name\n0,a\n1,b,c\n", "line 3 has 3 columns and the header has 2"),
         (b"id,name\n0,a\n2,b\n", "1 has no name"),
         (b"image,label\n1.jpg,cat\n2.jpg,cat\n3.jpg,cat\n4.jpg,dog\n5.jpg,dog\n", "not of the pictures"),
@@ -231,3 +234,27 @@ def test_given_names_of_another_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="names 3 classes but the model's head has 4") as caught:
         labels.choose(path, {}, 4, trainers_head=False, option="--labels")
     assert caught.value.code == "class_count_mismatch"
+
+
+PIECES = (b"\n", b"\r", b",", b";", b":", b'"', b"{", b"}", b"[", b"]", b"0", b"-1", b"1e9", b"\0", b"\xff", b"null",
+          b"\xef\xbb\xbf", b"\xff\xfe", "\u2028".encode(), b"NaN", b"9" * 30, b"\\ud800", b"true", b"id")  # fmt: skip
+
+
+def test_mutated_files_are_understood_or_refused_and_nothing_else_happens() -> None:
+    chance = np.random.default_rng(5)
+    forms = list(FORMS.values())
+    refused = 0
+    for number in range(3000):
+        content = bytearray(forms[chance.integers(len(forms))])
+        for _ in range(chance.integers(1, 5)):
+            place = int(chance.integers(len(content) + 1))
+            content[place : place + (0, 0, 1, 5)[chance.integers(4)]] = PIECES[chance.integers(len(PIECES))]
+        try:
+            found = labels.parse(bytes(content), f"file {number}", 3 if number % 2 else None)
+        except BundleError as error:
+            refused += error.code == "labels_invalid"
+        else:
+            text = "".join(found.names)
+            assert found.names
+            assert not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text), bytes(content)
+    assert refused > 500

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from app import precision
-from app.bundle.manifest import Input
+from app import precision, serving
+from app.bundle.manifest import GOLDEN_PIXELS, Input
 from app.engine import Engine, Layout, Ranking
+from app.imaging import Decoder
 from app.precision import Build, Precision, Wanted, candidates, choose, disagreement
-from tests.unit.app.support import timm_model
+from tests.unit.app.support import CAT, timm_model
 
 HALF = (0.5, 0.5, 0.5)
 SETTINGS = Input(size=(3, 32, 32), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=1.0, crop_mode="center")
@@ -115,3 +116,14 @@ def test_disagreement_is_the_largest_change_and_infinite_for_another_best_class(
     assert disagreement(reference, [Ranking([1, 5], [0.6, 0.2])]) == pytest.approx(0.1)
     assert disagreement(reference, [Ranking([2, 1], [0.6, 0.3])]) == float("inf")
     assert disagreement(reference, [Ranking([1, 2], [float("nan"), 0.3])]) == float("inf")
+
+
+def test_a_start_compares_enough_golden_pictures_and_not_too_many(tmp_path: Path) -> None:
+    decoder = Decoder(SETTINGS, GOLDEN_PIXELS)
+    for number in range(600):
+        (tmp_path / f"{number}.jpg").symlink_to(CAT)
+    pictures = sorted(tmp_path.iterdir())
+    assert len(serving.samples(pictures, decoder)) == serving.MOST_SAMPLES
+    assert len(serving.samples(pictures[:5], decoder)) == 5
+    # One alone would let a precision pass that others refuse.
+    assert len(serving.samples(pictures[:1], decoder)) == 4
