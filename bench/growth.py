@@ -11,6 +11,7 @@ are compared. An update lets all hosts roll out together, so that its time is no
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -68,6 +69,13 @@ def make_bundles(folder: Path) -> Path:
     return folder / "models"
 
 
+def reset(lab: Lab, version: str, **options: str) -> None:
+    """Bring every host to the version."""
+    run = lab.play("deploy", model_bundle_version=version, **options)
+    if run.code != 0:
+        raise SystemExit(run.output[-4000:])
+
+
 def summary(costs: dict[str, dict[int, list[Cost]]]) -> dict[str, Any]:
     """Return medians by kind of run and number of hosts, and what a further host adds to each: the slope of a line."""
     found: dict[str, Any] = {}
@@ -115,26 +123,23 @@ def main() -> None:
             "inference_service_cpus": 1,
             "inference_service_memory": "1g",
         }
+        together = {"deploy_batch": "100%", "deploy_canary": "100%"}
         with lab:
-            for version in "ba":
-                run = lab.play("deploy", deploy_batch="100%", model_bundle_version=version)
-                if run.code != 0:
-                    raise SystemExit(run.output[-4000:])
+            reset(lab, "b", **together)
             for _ in range(options.rounds):
-                for number in options.hosts:
+                reset(lab, "a", **together)
+                # From many hosts to few: those of a smaller number have the version that the larger one was given.
+                for number, (serves, next_one) in zip(
+                    sorted(options.hosts, reverse=True), itertools.cycle((("a", "b"), ("b", "a")))
+                ):
                     limit = "--limit=" + ",".join(f"gpu-{one}" for one in range(1, number + 1))
-                    wanted = {"deploy_batch": "100%", "deploy_canary": "100%"}
-                    # The former release is on these hosts; all hosts get the same again before the next number.
-                    for kind, asked, says in (
-                        ("nothing_to_do", "a", "changed=0"),
-                        ("model_update", "b", "changed="),
+                    for kind, version, says in (
+                        ("nothing_to_do", serves, "changed=0"),
+                        ("model_update", next_one, "changed="),
                     ):
-                        command = lab.command("deploy", limit, model_bundle_version=asked, **wanted)
+                        command = lab.command("deploy", limit, model_bundle_version=version, **together)
                         costs[kind][number].append(measure(command, says, folder / "count"))
                         print(kind, number, costs[kind][number][-1], file=sys.stderr, flush=True)
-                    back = lab.play("deploy", limit, model_bundle_version="a", **wanted)
-                    if back.code != 0:
-                        raise SystemExit(back.output[-4000:])
     print(json.dumps(summary(costs), indent=2))
 
 
