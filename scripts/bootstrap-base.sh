@@ -36,6 +36,18 @@ if ! command -v mmdebstrap > /dev/null; then
     exit 1
 fi
 
+# The first of these folders where a program can be started.
+runnable() {
+    local folder probe
+    for folder in "$@"; do
+        probe=$(mktemp "$folder/base.XXXXXX" 2> /dev/null) || continue
+        printf '#!/bin/sh\n' > "$probe" && chmod +x "$probe"
+        "$probe" 2> /dev/null && rm "$probe" && echo "$folder" && return
+        rm -f "$probe"
+    done
+    return 1
+}
+
 # The archives that apt on this machine uses, when it has apt and they are Debian's; their suites are replaced by ours.
 archive() {
     command -v apt-get > /dev/null || return 0
@@ -61,5 +73,11 @@ if $dry_run; then
     echo "| docker import - $name"
     exit 0
 fi
+# The new system's own programs run where it is unpacked, which hardened hosts forbid below /tmp.
+TMPDIR=$(runnable "${TMPDIR:-/tmp}" /var/tmp /root "$PWD") || {
+    echo "error: neither /tmp nor /var/tmp lets programs run; name a folder that does in TMPDIR" >&2
+    exit 1
+}
+export TMPDIR
 echo "Making $name from Debian $suite (about half a minute)"
 "${bootstrap[@]}" | docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' - "$name"

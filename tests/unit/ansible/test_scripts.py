@@ -12,7 +12,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = ("bootstrap-base.sh", "docker-build.sh", "docker-run.sh", "docker-stop.sh", "lock.sh")
 # What the scripts call beside docker: nothing else of the machine is on their PATH.
-TOOLS = ("awk", "bash", "cat", "dirname", "env", "git", "grep", "head", "id", "sed", "tail", "timeout")
+TOOLS = (
+    "awk",
+    "bash",
+    "cat",
+    "dirname",
+    "env",
+    "git",
+    "grep",
+    "head",
+    "id",
+    "mktemp",
+    "chmod",
+    "rm",
+    "sed",
+    "tail",
+    "timeout",
+)
 
 FAKE_DOCKER = """#!/usr/bin/env bash
 # Answers what it is told in the environment, and writes down every call.
@@ -140,6 +156,11 @@ class TestBootstrap:
         assert "deb\\ http://own.example/debian/\\ trixie\\ main" in done.stdout
         assert "deb\\ http://own.example/security/\\ trixie-security\\ main" in done.stdout
         assert "other.example" not in done.stdout
+
+    def test_unpacks_where_programs_may_run(self, checkout: Checkout) -> None:
+        checkout.tool("mmdebstrap", '#!/bin/sh\necho "below $TMPDIR" >&2\n')
+        assert "below /var/tmp" in checkout.run("bootstrap-base.sh", TMPDIR="/proc").stderr
+        assert "below /tmp" in checkout.run("bootstrap-base.sh", TMPDIR="/tmp").stderr
 
 
 class TestBuild:
