@@ -156,12 +156,36 @@ def _changed(dice: Dice, piece: bytes) -> bytes:
     return bytes(data)
 
 
+def _resized(dice: Dice, content: bytes) -> bytes:
+    """A file that promises other sides than it has the pixels for: those of a trial's largest picture, and beyond."""
+    width, height = dice.choice(((2_236, 2_236), (1_500, 3_000), (22_000, 220), (10, 1_000), (65_535, 65_535), (9, 9)))
+    data = bytearray(content)
+    if content.startswith(b"\x89PNG"):
+        data[16:24] = struct.pack(">II", width, height)
+    elif content.startswith(b"GIF"):
+        frame = content.find(b",\0\0\0\0")
+        data[frame + 5 : frame + 9] = struct.pack("<HH", width, height)
+    elif content.startswith(b"BM"):
+        data[18:26] = struct.pack("<ii", width, -height if dice.randrange(2) else height)
+    elif content[12:16] == b"VP8X":
+        data[24:30] = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    elif content[12:16] == b"VP8L":
+        data[21:25] = struct.pack("<I", (width - 1 & 0x3FFF) | (height - 1 & 0x3FFF) << 14 | (content[24] & 0xF0) << 24)
+    elif content[12:16] == b"VP8 ":
+        data[26:30] = struct.pack("<HH", width & 0x3FFF, height & 0x3FFF)
+    elif found := re.search(rb"\xff[\xc0-\xc2\xc9]\0.\x08", content, re.DOTALL):
+        data[found.end() : found.end() + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
 def image(number: int, most: int, made: Sequence[Kind]) -> tuple[str, bytes]:
     """The hostile image of a number, always the same; not longer than so many bytes."""
     dice = Dice(number)
     name, content, apart, together = made[number % len(made)]
-    pieces = apart(content)
-    for _ in range(dice.randrange(1, 5)):
+    resized = dice.randrange(3) == 0
+    pieces = apart(_resized(dice, content) if resized else content)
+    # Often nothing else, so that what it promises is believed.
+    for _ in range(dice.choice((0, 0, 1, 2)) if resized else dice.randrange(1, 5)):
         at = dice.randrange(len(pieces))
         way = dice.randrange(7)
         if way == 0:

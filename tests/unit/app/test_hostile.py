@@ -27,7 +27,7 @@ class Meter:
     def post(self, content: bytes, kind: str) -> tuple[httpx.Response, float, int]:
         (self._process / "clear_refs").write_text("5")
         cpu, memory = self._cpu(), self._status("VmRSS")
-        answer = self._client.post(PREDICT, content=content, headers={"content-type": kind.encode("latin-1")})
+        answer = self._client.post(PREDICT, content=content, headers=[(b"content-type", kind.encode("latin-1"))])
         return answer, self._cpu() - cpu, self._status("VmHWM") - memory
 
     def _cpu(self) -> float:
