@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +18,15 @@ def balanced_hosts(hosts: Iterable[str], variables: Mapping[str, Mapping[str, An
         address = settings.get("deploy_address") or settings.get("ansible_host") or host
         port = int(settings.get("inference_service_port", DEFAULT_PORT))
         found.append({"name": host, "address": address, "port": port})
+    return found
+
+
+def proxy_addresses(hosts: Iterable[str], variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the addresses of load balancers, as far as the inventory has addresses and not names."""
+    found = []
+    for host in hosts:
+        with contextlib.suppress(ValueError):
+            found.append(str(ipaddress.ip_address(str(variables[host].get("ansible_host") or host))))
     return found
 
 
@@ -41,5 +52,6 @@ class FilterModule:
         return {
             "balanced_hosts": balanced_hosts,
             "balancer_trouble": balancer_trouble,
+            "proxy_addresses": proxy_addresses,
             "socket_address": socket_address,
         }

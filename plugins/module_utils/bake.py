@@ -14,6 +14,7 @@ from typing import Any
 from ansible.module_utils import hold
 from ansible.module_utils.haproxy_runtime import (
     GatewayError,
+    failures,
     live_word,
     read_map_file,
     servers_down,
@@ -23,6 +24,8 @@ from ansible.module_utils.haproxy_runtime import (
 from ansible.module_utils.releases import COLOURS, HOLD, NOBODY, ReleaseError, read_json, write_atomically
 
 NOTE = "switch.json"
+# So few failures may be the doing of one client that sends what nobody thought of.
+ENOUGH_FAILURES = 10
 # One error in a hundred more than the former release had is one too many.
 MORE_ERRORS = 0.01
 # Three times the former release's time, and a quarter of a second on top, is too slow.
@@ -33,7 +36,11 @@ ENOUGH_FOR_LATENCY = 20
 
 @dataclass(frozen=True)
 class Counters:
-    """What the gateway counted for one colour since it started."""
+    """What the gateway counted for one colour since it started.
+
+    Errors are computations that failed (500) and answers that were broken off (502). What too much or too slow a client
+    gets, 503 and 504, is not among them.
+    """
 
     requests: int
     errors: int
@@ -41,7 +48,7 @@ class Counters:
 
     @property
     def error_rate(self) -> float:
-        """Share of the requests that ended with a 5xx, whoever gave it."""
+        """Share of the requests that failed by no fault of their clients."""
         return self.errors / self.requests if self.requests else 0.0
 
     def since(self, before: Counters) -> Counters:
@@ -56,16 +63,16 @@ def read_counters(admin_socket: Path, colour: str) -> Counters:
     rows = statistics(admin_socket, f"bk_{colour}")
     total: dict[str, str] = next((row for row in rows if row["svname"] == "BACKEND"), {})
     answers = [int(total.get(f"hrsp_{kind}") or 0) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")]
-    return Counters(sum(answers), answers[4], int(total.get("rtime") or 0))
+    return Counters(sum(answers), failures(admin_socket, f"bk_{colour}"), int(total.get("rtime") or 0))
 
 
 def judge(counted: Counters, former: Counters, down: dict[str, str], final: bool) -> str:
     """Return what is wrong with the new release, or ''; before the end only what waiting cannot make better counts."""
     if down:
         return f"the gateway lost instance {', '.join(sorted(down))}: it no longer answers /health/ready"
-    if counted.error_rate > former.error_rate + MORE_ERRORS and (final or counted.errors >= 3):
+    if counted.error_rate > former.error_rate + MORE_ERRORS and counted.errors >= ENOUGH_FAILURES:
         return (
-            f"{counted.errors} of {counted.requests} requests ended with a 5xx "
+            f"{counted.errors} of {counted.requests} requests failed with 500 or 502 "
             f"(the release before: {former.error_rate:.1%})"
         )
     slow = former.milliseconds * SLOWER + SLOWER_MS

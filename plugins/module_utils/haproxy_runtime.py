@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -87,6 +88,13 @@ def statistics(admin_socket: Path, backend: str) -> list[dict[str, str]]:
     """Return the rows of ``show stat`` for one backend: its servers, then the row with svname BACKEND."""
     text = command(admin_socket, "show stat").lstrip("# ")
     return [row for row in csv.DictReader(io.StringIO(text)) if row.get("pxname") == backend]
+
+
+def failures(admin_socket: Path, backend: str) -> int:
+    """Return how many answers of a backend its own counter holds: those that no client provokes."""
+    found = re.search(r"\bgpc0=(\d+)", command(admin_socket, f"show table {backend}"))
+    # Without an entry nobody has asked yet.
+    return int(found[1]) if found else 0
 
 
 def is_up(row: dict[str, str]) -> bool:

@@ -16,8 +16,9 @@ DOCUMENTATION = r"""
 module: gateway_bake
 short_description: Judge the live release by the gateway's counters
 description:
-  - Needs the note that M(gateway_switch) left; without one there is nothing to watch. Compares 5xx answers and time
-    with the release before, and sees a lost instance. On failure the former colour, still warm, is made live again.
+  - Needs the note that M(gateway_switch) left; without one there is nothing to watch. Compares failures, which are 500
+    and 502, and time with the release before, and sees a lost instance. On failure the former colour, still warm, is
+    made live again.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
   map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
@@ -41,7 +42,7 @@ EXAMPLES = r"""
 RETURN = r"""
 note: {description: What was counted, returned: when there was something to watch, type: str}
 requests: {description: Requests that the release got meanwhile, returned: always, type: int}
-errors: {description: How many of them ended with a 5xx, returned: always, type: int}
+errors: {description: How many of them failed with 500 or 502, returned: always, type: int}
 seconds: {description: How long it was watched, returned: always, type: float}
 former: {description: The colour that was live before, returned: always, type: str}
 went_back: {description: Whether the former colour serves again, returned: always, type: bool}

@@ -1,0 +1,206 @@
+"""What the gateway itself does with odd, hostile and slow clients, before any of it reaches an instance."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.module_utils.haproxy_runtime import failures
+from tests.integration.conftest import NAME
+from tests.integration.support.playbooks import ROOT, docker, free_port
+
+EDGE = f"{NAME}-edge"
+# Of one address.
+CONNECTIONS = 20
+HEADER_SECONDS = 2
+# An instance that answers with the headers it got, or with the status that the path names.
+INSTANCE = """
+import http.server, json, socketserver
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+        self.send_response(int(self.path[1:]) if self.path[1:].isdigit() else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer): pass
+Server(("", 8000), Handler).serve_forever()
+"""
+PLAY = [
+    {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [
+            {"ansible.builtin.include_role": {"name": "gateway", "tasks_from": "describe"}},
+            {
+                "ansible.builtin.copy": {
+                    "content": "{{ gateway_wanted.files['conf/' ~ item] }}",
+                    "dest": "{{ folder }}/{{ item }}",
+                    "mode": "0644",
+                },
+                "loop": ["haproxy.cfg", "hold.lua"],
+            },
+        ],
+    }
+]
+
+
+class Edge:
+    """A gateway as the role describes it, in front of one instance of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.run = free_port(), folder / "run"
+        self.address = ("127.0.0.1", self.port)
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def wait_until_served(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError, ValueError):
+                if self.get("/")[0] == 200:
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def say(self, words: bytes) -> int:
+        """Send bytes that need be no request, and return the status of the answer."""
+        with socket.create_connection(self.address, timeout=10) as connection:
+            connection.sendall(words)
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+        return int(answer.split()[1])
+
+    def log(self) -> list[dict[str, Any]]:
+        lines = docker("logs", f"{EDGE}-gateway").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    folder = tmp_path_factory.mktemp("edge")
+    images = Path(os.environ.get("INFERENCE_TEST_IMAGES", ROOT / ".cache" / "test-images.json"))
+    image = json.loads(images.read_text())["gateway"]
+    made = Edge(folder)
+    conf = folder / "conf"
+    conf.mkdir()
+    made.run.mkdir()
+    made.run.chmod(0o777)
+    (conf / "live.map").write_text("live blue\n")
+    (folder / "play.json").write_text(json.dumps(PLAY))
+    variables = {
+        "folder": str(conf),
+        "gateway_image": image,
+        "gateway_client_connections": CONNECTIONS,
+        "gateway_header_seconds": HEADER_SECONDS,
+        "ansible_python_interpreter": sys.executable,
+    }
+    tool = Path(sys.executable).with_name("ansible-playbook")
+    words = (tool, "--inventory=localhost,", "--connection=local", f"--extra-vars={json.dumps(variables)}")
+    subprocess.run((*words, folder / "play.json"), cwd=ROOT, check=True, capture_output=True)
+    remove()
+    docker("network", "create", EDGE)
+    own = ("run", "--detach", f"--network={EDGE}")
+    docker(*own, f"--name={EDGE}-instance", "--network-alias=blue-0", image, "python3", "-c", INSTANCE)
+    docker(
+        *(*own, f"--name={EDGE}-gateway", "--user=1000:1000", f"--publish=127.0.0.1:{made.port}:8080"),
+        *(f"--volume={conf}:/etc/haproxy/conf:ro", f"--volume={made.run}:/run/haproxy", image),
+    )
+    made.wait_until_served()
+    yield made
+    remove()
+
+
+def remove() -> None:
+    for name in docker("ps", "--all", "--format={{.Names}}", f"--filter=name={EDGE}-").split():
+        docker("rm", "--force", "--volumes", name)
+    for name in docker("network", "ls", "--format={{.Name}}", f"--filter=name={EDGE}").split():
+        docker("network", "rm", name)
+
+
+def test_nobody_says_for_whom_a_request_is(edge: Edge) -> None:
+    spoofed = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "https", "Forwarded": "a"}
+    status, headers = edge.get("/", **spoofed)
+    assert status == 200
+    assert "6.6.6.6" not in headers["x-forwarded-for"]
+    assert set(headers) & {"x-forwarded-host", "x-forwarded-proto", "forwarded"} == set()
+
+
+def test_every_request_has_an_id_and_keeps_one_that_it_came_with(edge: Edge) -> None:
+    assert edge.get("/")[1]["x-request-id"]
+    assert edge.get("/", **{"X-Request-ID": "mine"})[1]["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize("words", [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n"])
+def test_what_is_no_request_is_the_fault_of_its_client(edge: Edge, words: bytes) -> None:
+    assert edge.say(words) == 400
+
+
+def test_headers_that_do_not_end_are_a_timeout_of_the_client(edge: Edge) -> None:
+    assert edge.say(b"GET / HTTP/1.1\r\nHost: a\r\n") == 408
+
+
+def test_one_address_cannot_hold_all_connections(edge: Edge) -> None:
+    held = [socket.create_connection(edge.address, timeout=10) for _ in range(CONNECTIONS * 2)]
+    for connection in held:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+    refused = 0
+    for connection in held:
+        # Closed at once is refused; one that is held says nothing for as long as headers may take.
+        connection.settimeout(0.05)
+        with contextlib.suppress(TimeoutError):
+            try:
+                refused += connection.recv(1) == b""
+            except ConnectionError:
+                refused += 1
+    # Another address is served meanwhile, and so are the gateway's own figures.
+    other = docker(
+        *("exec", f"{EDGE}-instance", "python3", "-c"),
+        f"import urllib.request as u; print(u.urlopen('http://{EDGE}-gateway:8080/').status, "
+        f"u.urlopen('http://{EDGE}-gateway:8404/metrics').status)",
+    )
+    for connection in held:
+        connection.close()
+    # The ends of connections take a moment to get through.
+    edge.wait_until_served()
+    assert other.split() == ["200", "200"]
+    assert refused >= CONNECTIONS
+
+
+def test_what_failed_is_in_the_log_with_the_client_and_what_went_well_is_not(edge: Edge) -> None:
+    edge.get("/500", **{"X-Request-ID": 'quote"\u00e9'.encode("utf-8").decode("latin-1")})
+    edge.get("/well")
+    lines = edge.log()
+    failed = next(line for line in lines if line["path"] == "/500")
+    assert failed["client"]
+    assert failed["status"] == 500
+    assert not [line for line in lines if line["path"] == "/well"]
+
+
+def test_the_bake_counts_only_what_no_client_provokes(edge: Edge) -> None:
+    admin_socket = edge.run / "admin.sock"
+    before = failures(admin_socket, "bk_blue")
+    for status in (400, 413, 500, 502, 503, 504):
+        edge.get(f"/{status}")
+    assert failures(admin_socket, "bk_blue") - before == 2
