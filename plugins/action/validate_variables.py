@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,10 @@ from ansible._internal._datatag._tags import Origin
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.loader import action_loader
+
+# What is no plugin itself is imported as the tests do.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from plugins.plugin_utils.option_rules import rule_fault, shown
 
 if TYPE_CHECKING:
     from plugins.action.request_base import ActionModule as RequestBase
@@ -28,13 +32,8 @@ NEAR_WORD = 0.75
 
 # Ansible makes these of a text too, but only for a module's arguments.
 COLLECTIONS: dict[str, type] = {"list": list, "dict": dict}
-SYSTEM_FOLDERS = re.compile(
-    r"/*((bin|boot|dev|etc|home|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log)/*)?"
-)
 # Other people's roles for the same hosts begin their variables so.
 SHARED_BEGINNINGS = ("docker", "nvidia")
-# What the deployment itself tells the service.
-OWN_SETTINGS = frozenset({"API_BUNDLE_PATH", "API_RELEASE_ID", "API_HOST", "API_PORT"})
 
 
 def words(name: str) -> list[str]:
@@ -115,77 +114,6 @@ def spelling_fault(value: Any, text: str | None) -> str:
     return ""
 
 
-def is_address(value: str) -> bool:
-    """Return whether this is an IP address."""
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True
-
-
-def is_share(value: str) -> bool:
-    """Return whether this is how many hosts: a number or a share of them."""
-    found = re.fullmatch(r"([1-9]\d*)(%?)", value)
-    return found is not None and (not found[2] or int(found[1]) <= 100)
-
-
-def is_gpus(value: Any) -> bool:
-    """Return whether this chooses GPUs: all, or a list of different names."""
-    if not isinstance(value, list):
-        return bool(value == "all")
-    names = [str(item) for item in value]
-    return len(set(names)) == len(names) and all(re.fullmatch(r"[\w:/.-]+", name) for name in names)
-
-
-def is_environment(value: Mapping[str, Any]) -> bool:
-    """Return whether these are settings that may be given to the service."""
-    return all(re.fullmatch(r"API_\w+", name) and name not in OWN_SETTINGS for name in value)
-
-
-# What the specification of an option cannot say: which options, which values are right, and what those are called.
-RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    (r"\w+_port", lambda value: 1 <= int(value) <= 65535, "a port, from 1 to 65535"),
-    (r"\w+_bind", is_address, "an IP address of the host, 0.0.0.0 for all of them"),
-    (r"\w+_(seconds|timeout|ms|bytes)", lambda value: int(value) >= 0, "a number that is not negative"),
-    (r"\w+_(cpus|pids|releases|connections)", lambda value: float(value) > 0, "a number above 0"),
-    (r"\w+_(memory|shm)", lambda value: bool(re.fullmatch(r"[1-9]\d*[bkmgBKMG]?", value)), "a size such as 512m or 8g"),
-    (
-        r"\w+_checksum",
-        lambda value: bool(re.fullmatch(r"(sha256:[0-9a-f]{64})?", value)),
-        "sha256: and 64 hexadecimal digits",
-    ),
-    (
-        r"\w+_(state_dir|build_dir|bundle_dir)",
-        lambda value: bool(re.fullmatch(r"/[^:,\n]+", value)) and not SYSTEM_FOLDERS.fullmatch(value),
-        "a folder of the service's own, an absolute path without colon or comma",
-    ),
-    (
-        r"(inference_service|gateway)_name",
-        lambda value: bool(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value)),
-        "a name of small letters, digits, dashes and underscores",
-    ),
-    (
-        r"model_bundle_(name|version)",
-        lambda value: bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value)),
-        "a folder's name: letters, digits, dots, dashes and underscores only, and not a dot first",
-    ),
-    (r"inference_service_gpus", is_gpus, "all, or a list of different GPUs such as [0, 1]"),
-    (
-        r"inference_service_env",
-        is_environment,
-        f"settings API_* of the service without {', '.join(sorted(OWN_SETTINGS))}, which belong to the deployment",
-    ),
-    (r"deploy_(canary|batch)", is_share, "a number of hosts from 1, or a share such as 25%"),
-    (r"verify_report", lambda value: Path(value).expanduser().parent.is_dir(), "a file in a folder that exists here"),
-)
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message; of a dictionary only the names, as what they hold may be secret."""
-    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, dict) else repr(value)
-
-
 def value_fault(name: str, spec: Mapping[str, Any], value: Any, text: str | None) -> str:
     """Return what is wrong with an option's value, '' when nothing is."""
     kind = spec.get("type", "str")
@@ -207,10 +135,7 @@ def value_fault(name: str, spec: Mapping[str, Any], value: Any, text: str | None
         choices = spec.get("choices")
         return f"{shown(value)} is not " + (f"one of {', '.join(map(str, choices))}" if choices else f"of type {kind}")
     right = checked.validated_parameters[name]
-    for pattern, rule, called in RULES:
-        if re.fullmatch(pattern, name) and not rule(right):
-            return f"{shown(right)} is not {called}"
-    return ""
+    return rule_fault(name, kind, value, right)
 
 
 def place(value: Any, folder: Path) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
+
 DEFAULT_PORT = 8000
+# What may stand in a line of HAProxy's configuration.
+PLAIN = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 
 
 def balanced_hosts(hosts: Iterable[str], variables: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -16,6 +21,12 @@ def balanced_hosts(hosts: Iterable[str], variables: Mapping[str, Mapping[str, An
     for host in hosts:
         settings = variables[host]
         address = settings.get("deploy_address") or settings.get("ansible_host") or host
+        for word in (host, address):
+            if not PLAIN.fullmatch(str(word)):
+                raise AnsibleFilterError(
+                    f"A load balancer cannot have {word!r} as name or address of {host}: letters, digits and .:_- "
+                    "only. Correct the inventory; deploy_address names another address."
+                )
         port = int(settings.get("inference_service_port", DEFAULT_PORT))
         found.append({"name": host, "address": address, "port": port})
     return found

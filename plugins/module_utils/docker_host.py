@@ -15,8 +15,20 @@ LABEL_BUNDLE_VERSION = "inference-service.bundle-version"
 LABEL_COMPOSE_PROJECT = "com.docker.compose.project"
 
 
+# What the engine says of itself, and what helps then.
+STEPS = {
+    "address pool": "Remove networks that nobody uses (`docker network prune`), or give the engine more ranges "
+    "(`default-address-pools` in daemon.json).",
+    "no space left on device": "Free space (`df -h`, `docker system df`).",
+}
+
+
 class DockerError(Exception):
-    """The docker command failed; the message is its own last words."""
+    """The docker command failed; the message is its own last words, and the next step where one is known."""
+
+    def __init__(self, words: str) -> None:
+        steps = [step for sign, step in STEPS.items() if sign in words.lower()]
+        super().__init__(" ".join([f"{words.rstrip('.')}.", *steps]) if steps else words)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ansible.module_utils.releases import write_atomically
 COMPOSE_FILE = "docker-compose.yml"
 KEEPER = "keeper"
 MAP = "conf/live.map"
+FOLDER_MODE = 0o755
 # What HAProxy reads only when it starts or is told to read it again.
 CONFIGURATION = ("conf/haproxy.cfg", "conf/hold.lua")
 # Names the gateway that makes way, for the keeper (roles/gateway/files/keeper.py).
@@ -61,13 +62,19 @@ def alone(state_dir: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         yield
 
 
+def own_folders(state_dir: Path, folders: Iterable[tuple[str, int, int, int]]) -> None:
+    """Give the gateway's folders, each with its name, user, group and mode, to whom they belong."""
+    for name, user, group, mode in folders:
+        (state_dir / name).chmod(mode)
+        os.chown(state_dir / name, user, group)
+
+
 def make_folders(state_dir: Path, folders: dict[str, int]) -> None:
-    """Make the gateway's folders with their owners, and a map without a live release where there is none."""
+    """Make the folders of the gateway that are missing, and a map without a live release where there is none."""
     for name, owner in folders.items():
-        folder = state_dir / name
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)
-        os.chown(folder, owner, owner)
+        if not (state_dir / name).is_dir():
+            (state_dir / name).mkdir(parents=True)
+            own_folders(state_dir, [(name, owner, owner, FOLDER_MODE)])
     if not (state_dir / MAP).exists():
         # From here on the switch writes it.
         write_atomically(state_dir / MAP, "live none\n")
@@ -79,6 +86,11 @@ class Replacement:
     def __init__(self, wanted: dict[str, Any], files: dict[str, str], containers: list[Container]) -> None:
         self._state = Path(wanted["state_dir"])
         self._folders = {str(name): int(owner) for name, owner in wanted["folders"].items()}
+        # Folders of the gateway that made way must be its own again when it starts.
+        found = {name: (self._state / name).stat() for name in self._folders if (self._state / name).is_dir()}
+        self._former_folders = [
+            (name, entry.st_uid, entry.st_gid, entry.st_mode & 0o7777) for name, entry in found.items()
+        ]
         self._project = f"{wanted['name']}-gateway"
         self._drain = float(wanted["drain"])
         self._files = {Path(name): content for name, content in files.items()}
@@ -189,6 +201,7 @@ class Replacement:
     def start(self) -> None:
         """Start the chosen one, or let it read its new configuration if it runs."""
         chosen = self._require_chosen()
+        own_folders(self._state, [(name, owner, owner, FOLDER_MODE) for name, owner in self._folders.items()])
         if not chosen.running:
             run_docker(["start", chosen.id])
         elif self._reads_another():
@@ -244,6 +257,7 @@ class Replacement:
             self._remove_new,
             self._restore_files,
             self._restore_socket,
+            lambda: own_folders(self._state, self._former_folders),
             self._restart,
             self._restore_keeper,
             self._wait,

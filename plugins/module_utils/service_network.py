@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ansible.module_utils.docker_host import LABEL_COLOUR, LABEL_INSTANCE, LABEL_NAME, DockerError, run_docker
+from ansible.module_utils.docker_host import LABEL_COLOUR, LABEL_INSTANCE, LABEL_NAME, run_docker
 
 COMPOSE_NETWORK = "com.docker.compose.network"
 COMPOSE_PROJECT = "com.docker.compose.project"
@@ -113,13 +113,3 @@ def remove_foreign(name: str, network: dict[str, Any], own: set[str]) -> None:
     for key in network.get("Containers") or {}:
         run_docker(["network", "disconnect", "--force", name, key])
     run_docker(["network", "rm", network["Id"]])
-
-
-def explain(error: DockerError, name: str) -> str:
-    """Return the engine's words on a network that it could not make or use, with the next step."""
-    if "address pools" in str(error):
-        return (
-            f"The engine has no address range left for the network {name}: {error}. Remove networks that nobody uses "
-            "(`docker network prune`), or give it more ranges (`default-address-pools` in daemon.json)."
-        )
-    return f"The Docker network {name} cannot be mended: {error}."

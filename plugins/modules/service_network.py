@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError
-from ansible.module_utils.service_network import NetworkError, explain, find_faults, inspect_network, members, mend
+from ansible.module_utils.service_network import NetworkError, find_faults, inspect_network, members, mend
 
 DOCUMENTATION = r"""
 module: service_network
@@ -42,7 +42,7 @@ def main() -> None:
     except NetworkError as error:
         module.fail_json(msg=str(error))
     except DockerError as error:
-        module.fail_json(msg=explain(error, name))
+        module.fail_json(msg=f"The Docker network {name} cannot be mended: {error}")
     module.exit_json(changed=bool(done), done=done)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.support.bundles import SCRIPTS
 from tests.integration.support.load import Answers, LoadClient
 from tests.integration.support.playbooks import ROOT, Host, docker, free_port
 
@@ -65,7 +66,7 @@ class Description:
             "state_dir": str(state),
             "image": gateway(host)["Image"],
             "upgrade": False,
-            "folders": {"conf": 0, "keeper": 0, "run": 1000},
+            "folders": {"conf": 0, "keeper": 0, "run": 60842},
             "drain": 5,
         }
 
@@ -99,6 +100,15 @@ def test_it_answers_at_another_port_or_address_before_it_leaves_the_old_one(serv
         serving.deploy()
     require_seamless(old, new)
     gateway(serving)
+
+
+def test_it_keeps_its_addresses_while_the_engine_is_silent(serving: Host) -> None:
+    """An engine that is down leaves its containers where they are (live-restore); one that says no has lost one."""
+    volumes = [f"--volume={serving.state_dir}/gateway/conf:/etc/haproxy/conf:ro", f"--volume={SCRIPTS}:/scripts:ro"]
+    where = ["--user=0:0", "--network=none", "--tmpfs=/run/haproxy:mode=1777", "--entrypoint=python3"]
+    command = [*where, *volumes, gateway(serving)["Image"], "/scripts/silent_resolver.py"]
+    found = json.loads(docker("run", "--rm", *command))
+    assert found == {"answering": 200, "silent": 200, "no such name": 503}
 
 
 def test_one_that_is_killed_while_it_moves_loses_nothing(

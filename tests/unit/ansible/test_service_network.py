@@ -10,7 +10,6 @@ from plugins.module_utils.docker_host import DockerError
 from plugins.module_utils.service_network import (
     NetworkError,
     alias_of,
-    explain,
     find_faults,
     is_attached,
     is_ours,
@@ -86,8 +85,17 @@ def test_a_network_with_a_stranger_on_it_is_left_alone_and_says_who_that_is() ->
         remove_foreign("svc", foreign, {"c1"})
 
 
-def test_exhausted_address_pools_come_with_the_next_step() -> None:
-    said = explain(DockerError("all predefined address pools have been fully subnetted"), "svc")
-    assert "docker network prune" in said
-    assert "default-address-pools" in said
-    assert explain(DockerError("no"), "svc") == "The Docker network svc cannot be mended: no."
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        ("could not find an available, non-overlapping IPv4 address pool among the defaults", "docker network prune"),
+        ("all predefined address pools have been fully subnetted", "default-address-pools"),
+        ("write /var/lib/docker/tmp/x: no space left on device", "docker system df"),
+        ("no such container: x", ""),
+    ],
+)
+def test_what_the_engine_lacks_comes_with_the_next_step(words: str, step: str) -> None:
+    said = str(DockerError(words))
+    assert said.startswith(words)
+    assert step in said
+    assert bool(step) == (said != words)

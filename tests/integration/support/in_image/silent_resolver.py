@@ -1,0 +1,97 @@
+"""Run the gateway's HAProxy where the engine's resolver is played, and let that one answer, fall silent and answer no.
+
+Needs a network namespace of its own. Prints a JSON object: the status of a request in each phase.
+"""
+
+import http.client
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+INSTANCE = "127.0.0.2"
+ADDRESS, NO_SUCH_NAME = 0, 3
+# With three tries a lookup each, more than any short patience survives.
+QUERIES = 16
+
+
+class Instance(BaseHTTPRequestHandler):
+    """An instance that is always ready."""
+
+    def do_GET(self) -> None:  # The name is the base class's.
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Resolver:
+    """The engine's resolver, where HAProxy looks for it."""
+
+    def __init__(self) -> None:
+        self.code: int | None = ADDRESS
+        self.asked = 0
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.11", 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            query, client = self._socket.recvfrom(4096)
+            self.asked += 1
+            if self.code is not None:
+                self._socket.sendto(self._answer(query, self.code), client)
+
+    @staticmethod
+    def _answer(query: bytes, code: int) -> bytes:
+        question = query[12 : query.index(b"\0", 12) + 5]
+        # HAProxy asks for an IPv6 address too, and there is none.
+        found = code == ADDRESS and question.endswith(b"\0\1\0\1")
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\x0a\0\4" + socket.inet_aton(INSTANCE) if found else b""
+        return query[:2] + bytes((0x81, 0x80 | code)) + b"\0\1" + bytes((0, found)) + b"\0\0\0\0" + question + record
+
+
+def status() -> int:
+    """Return what the gateway answers, 0 while it does not."""
+    connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=10)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+def wait(until: Callable[[], bool]) -> None:
+    """Wait, but not for ever."""
+    deadline = time.monotonic() + 60
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Play the phases."""
+    threading.Thread(target=ThreadingHTTPServer((INSTANCE, 8000), Instance).serve_forever, daemon=True).start()
+    resolver = Resolver()
+    haproxy = subprocess.Popen(["haproxy", "-W", "-f", "/etc/haproxy/conf/haproxy.cfg"], stdout=subprocess.DEVNULL)
+    found = {}
+    wait(lambda: status() == 200)
+    found["answering"] = status()
+    resolver.code, asked = None, resolver.asked
+    wait(lambda: resolver.asked - asked > QUERIES)
+    found["silent"] = status()
+    resolver.code = NO_SUCH_NAME
+    wait(lambda: status() != 200)
+    found["no such name"] = status()
+    haproxy.kill()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a purge removes: known names, and only from a folder that says whose it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plugins.module_utils.state_folder import MARKER, NotOursError, find_parts, is_marked, mark, remove
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as a service leaves it, with something in it that is somebody else's."""
+    for name in ("releases/a", "records", "bundles/m/1", "gateway/conf", "photographs"):
+        (tmp_path / "state" / name).mkdir(parents=True)
+    return tmp_path / "state"
+
+
+def test_only_known_names_go_and_the_marker_last(folder: Path) -> None:
+    assert mark(folder, "svc") is True
+    assert mark(folder, "svc") is False
+    parts = find_parts(folder, "svc")
+    assert parts[-1] == folder / MARKER
+    for part in parts:
+        remove(part)
+    assert [path.name for path in folder.iterdir()] == ["photographs"]
+    # A second time there is nothing left to do.
+    assert find_parts(folder, "svc") == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"other\n", b"svc2\n", b"\xff"])
+def test_a_folder_that_is_not_known_to_be_the_services_is_left_alone(folder: Path, content: bytes | None) -> None:
+    if content is not None:
+        (folder / MARKER).write_bytes(content)
+    with pytest.raises(NotOursError, match=r"Nothing was removed.*Correct inference_service_state_dir"):
+        find_parts(folder, "svc")
+
+
+def test_a_folder_of_somebody_with_nothing_of_ours_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    assert find_parts(tmp_path, "svc") == []
+    assert find_parts(tmp_path / "nowhere", "svc") == []
+
+
+def test_a_link_goes_and_what_it_leads_to_stays(folder: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (folder / "build").symlink_to(precious)
+    mark(folder, "svc")
+    for part in find_parts(folder, "svc"):
+        remove(part)
+    assert precious.is_dir()
+    assert not is_marked(folder, "svc")
