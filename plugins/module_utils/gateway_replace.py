@@ -203,6 +203,8 @@ class Replacement:
         chosen = self._require_chosen()
         own_folders(self._state, [(name, owner, owner, FOLDER_MODE) for name, owner in self._folders.items()])
         if not chosen.running:
+            # The kernel lets nobody put a socket in the place of another user's (fs.protected_hardlinks).
+            (self._state / SOCKET).unlink(missing_ok=True)
             run_docker(["start", chosen.id])
         elif self._reads_another():
             self._reload(chosen)
