@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from tests.integration.support.bundles import SCRIPTS
-from tests.integration.support.load import Answers, LoadClient
+from tests.integration.support.load import Answers, LoadClient, get
 from tests.integration.support.playbooks import ROOT, Host, docker, free_port
 
 # Before each of them a replacement is killed.
 STEPS = ("install", "replace_keeper", "make", "make_way", "start", "require_answer")
 FILES = ("conf/haproxy.cfg", "conf/hold.lua", "keeper/keeper.py", "docker-compose.yml")
+USER = 60842
 LIMIT = ("mem_limit: 512m", "mem_limit: 500m")
 
 
@@ -66,16 +67,16 @@ class Description:
             "state_dir": str(state),
             "image": gateway(host)["Image"],
             "upgrade": False,
-            "folders": {"conf": 0, "keeper": 0, "run": 60842},
             "drain": 5,
         }
 
-    def replace(self, before: str = "", after: str = "", killed_before: str = "") -> Outcome:
+    def replace(self, before: str = "", after: str = "", killed_before: str = "", user: int = USER) -> Outcome:
         """Replace the gateway, and be killed before a step if one is named."""
         compose = self._files["docker-compose.yml"]
         assert before in compose
         files = {**self._files, "docker-compose.yml": compose.replace(before, after)}
-        self._path.write_text(json.dumps({**self._wanted, "files": files}))
+        folders = {"conf": 0, "keeper": 0, "run": user}
+        self._path.write_text(json.dumps({**self._wanted, "files": files, "folders": folders}))
         command = [sys.executable, "-m", "tests.integration.support.killed_replacement", str(self._path), killed_before]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == (-9 if killed_before else 0), done.stderr
@@ -137,6 +138,19 @@ def test_one_that_is_killed_when_the_new_one_has_taken_over_is_completed(
     assert description.replace(*move) == Outcome([], "")
     assert description.replace().failed == ""
     gateway(serving)
+
+
+def test_one_of_another_user_takes_over_the_folders_or_leaves_them(serving: Host, description: Description) -> None:
+    """The user that it had before 60842 was usually a person's."""
+    run = serving.state_dir / "gateway" / "run"
+    assert (run / "admin.sock").stat().st_uid == USER
+    other = (f'user: "{USER}:{USER}"', 'user: "1000:1000"')
+    description.replace(*other, user=1000, killed_before="require_answer")
+    assert description.replace() == Outcome([], "")
+    for change in ({"before": other[0], "after": other[1], "user": 1000}, {}):
+        assert description.replace(**change).failed == ""
+        assert (run / "admin.sock").stat().st_uid == change.get("user", USER)
+    assert get(serving.port, "/health/ready")[0] == 200
 
 
 def test_an_address_that_is_taken_at_the_last_moment_costs_nothing(

@@ -225,13 +225,17 @@ def main() -> None:
     """Look for ever."""
     service, map_file, docker_socket = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    keeper = Keeper(Engine(docker_socket), service)
+    keeper, problem = Keeper(Engine(docker_socket), service), ""
     while True:
+        before, problem = problem, ""
         try:
             for action, name in look_after(keeper, Path(map_file)):
                 say("warning", WORDS[action].format(name))
         except (EngineError, OSError) as error:
-            say("error", str(error))
+            problem = str(error)
+            # Once: an engine may be down for hours, and then reads no log either.
+            if problem != before:
+                say("error", problem)
         time.sleep(POLL_SECONDS)
 
 

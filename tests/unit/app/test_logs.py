@@ -1,5 +1,9 @@
 import json
 import logging
+import os
+import subprocess
+import sys
+from subprocess import PIPE
 
 from app.logs import JsonFormatter
 from tests.unit.app.support import fresh
@@ -27,3 +31,30 @@ def test_what_a_terminal_would_obey_or_turn_around_is_escaped_and_the_rest_reada
     assert line.isprintable()
     assert "Käse 猫" in line
     assert json.loads(line)["path"] == path
+
+
+def test_a_reader_that_is_gone_stops_nobody_and_every_line_stays_whole() -> None:
+    """The engine of a container may be down for hours; its pipe takes 64 KiB."""
+    code = (
+        "import logging, sys\n"
+        "from app import logs\n"
+        "logs.configure('info')\n"
+        "for number in range(2000):\n"
+        "    logging.getLogger('app').info('x' * 6000, extra={'number': number})\n"
+        "print('done', file=sys.stderr, flush=True)\n"
+        "sys.stdin.read()\n"
+        "logging.getLogger('app').info('read again')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        # Nobody has read a byte of stdout until now.
+        assert process.stderr.readline() == b"done\n"
+        head = os.read(process.stdout.fileno(), 2**20)
+        process.stdin.close()
+        lines = [json.loads(line) for line in (head + process.stdout.read()).splitlines()]
+    written = [line for line in lines if "number" in line]
+    assert [line["number"] for line in written] == list(range(len(written)))
+    assert lines[-2]["message"] == f"{2000 - len(written)} lines of log had no reader"
+    assert lines[-1]["message"] == "read again"
