@@ -147,9 +147,9 @@ def test_one_of_another_user_takes_over_the_folders_or_leaves_them(serving: Host
     other = (f'user: "{USER}:{USER}"', 'user: "1000:1000"')
     description.replace(*other, user=1000, killed_before="require_answer")
     assert description.replace() == Outcome([], "")
-    for change in ({"before": other[0], "after": other[1], "user": 1000}, {}):
-        assert description.replace(**change).failed == ""
-        assert (run / "admin.sock").stat().st_uid == change.get("user", USER)
+    for change, user in ((other, 1000), (("", ""), USER)):
+        assert description.replace(*change, user=user).failed == ""
+        assert (run / "admin.sock").stat().st_uid == user
     assert get(serving.port, "/health/ready")[0] == 200
 
 
