@@ -138,6 +138,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         matches("(previous|[0-9a-f]{12})?"),
         "previous, or the id of a release: 12 hexadecimal digits, as playbooks/status.yml lists them",
     ),
+    (r"logs_release", matches("([0-9a-f]{12})?"), "the id of a release: 12 hexadecimal digits"),
     (r"inference_service_gpus", is_gpus, "all, or a list of different GPUs such as [0, 1]"),
     (
         r"inference_service_env",
@@ -149,6 +150,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         r"gateway_servers",
         lambda value: all(map(matches("[A-Za-z0-9][A-Za-z0-9_-]*"), value)),
         "a list of names of letters, digits, dashes and underscores",
+    ),
+    (
+        r"gateway_awaited_hosts",
+        lambda value: all(HOST_NAME.fullmatch(str(name)) for name in value),
+        "a list of hosts' names",
     ),
     (r"gateway_hosts", is_behind, "a list of hosts, each with name, address and port"),
     (

@@ -40,6 +40,8 @@ ACTIVE = [
 # A value that is right, for options whose default is none or empty.
 SAMPLES: dict[str, Any] = {
     "deploy_address": "gpu-1",
+    "gateway_awaited_hosts": ["gpu-1"],
+    "logs_release": "0123456789ab",
     "gateway_hosts": [{"name": "gpu-1", "address": "192.0.2.1", "port": 8000}],
     "inference_service_env": {"API_QUEUE": "x"},
     "model_bundle_create": {"checkpoint": "x"},

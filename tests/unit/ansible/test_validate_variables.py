@@ -273,6 +273,9 @@ def test_the_playbooks_explain_their_options_where_they_are_checked() -> None:
         "deploy_batch",
         "deploy_pause_seconds",
         "deploy_address",
+        "logs_follow",
+        "logs_lines",
+        "logs_release",
         "verify_report",
     }
 
