@@ -9,6 +9,9 @@ restarted. One that was stopped (`docker stop`) ended by itself with exit code 0
 While a run replaces the only instance, the map says `hold-COLOUR`, requests wait, and the run touches a file beside
 the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live.
 
+An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when the engine has been
+silent for a while this ends; the engine starts it again, with the socket of then.
+
 While a gateway makes way for another one, a file beside the map names it. When that file grows old and no gateway runs
 (the host lost its power at that moment), it is started again.
 
@@ -28,6 +31,8 @@ from typing import Any
 from urllib.parse import quote
 
 POLL_SECONDS = 2.0
+# Longer than a restart of the engine takes.
+SILENT_SECONDS = 30.0
 HANG_SECONDS = 60.0
 START_SECONDS = 10.0
 # Longer than any step of a run that replaces an instance; the long ones say meanwhile that they go on.
@@ -42,6 +47,10 @@ KILLED = 128 + signal.SIGKILL
 
 class EngineError(Exception):
     """The engine did not answer, or refused."""
+
+
+class SilentError(EngineError):
+    """Nobody answers on the engine's socket."""
 
 
 class Engine(http.client.HTTPConnection):
@@ -64,7 +73,7 @@ class Engine(http.client.HTTPConnection):
             response = self.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise EngineError(f"{method} {path}: {error}") from error
+            raise SilentError(f"{method} {path}: {error}") from error
         finally:
             self.close()
         if response.status >= 400:
@@ -221,22 +230,30 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
     return done
 
 
-def main() -> None:
-    """Look for ever."""
-    service, map_file, docker_socket = sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    keeper, problem = Keeper(Engine(docker_socket), service), ""
-    while True:
-        before, problem = problem, ""
+def watch(keeper: Keeper, map_file: Path, pause: float = POLL_SECONDS, patience: float = SILENT_SECONDS) -> None:
+    """Look for ever; return when the engine has been silent for too long."""
+    answered, problem = time.monotonic(), ""
+    while time.monotonic() - answered < patience:
+        before, problem, silent = problem, "", False
         try:
-            for action, name in look_after(keeper, Path(map_file)):
+            for action, name in look_after(keeper, map_file):
                 say("warning", WORDS[action].format(name))
         except (EngineError, OSError) as error:
-            problem = str(error)
-            # Once: an engine may be down for hours, and then reads no log either.
+            problem, silent = str(error), isinstance(error, SilentError)
+            # Once: what nobody mends would fill the log.
             if problem != before:
                 say("error", problem)
-        time.sleep(POLL_SECONDS)
+        answered = answered if silent else time.monotonic()
+        time.sleep(pause)
+
+
+def main() -> None:
+    """Look after a service until the engine is gone."""
+    service, map_file, docker_socket = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    watch(Keeper(Engine(docker_socket), service), Path(map_file))
+    say("error", f"The engine has been silent for {SILENT_SECONDS:.0f} s: it starts this anew when it is back.")
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from roles.gateway.files.keeper import (
     Keeper,
     live_colour,
     look_after,
+    watch,
 )
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
@@ -307,6 +308,16 @@ class TestGatewayAway:
         del states["gateway_fails"]
         assert look_after(keeper, map_file) == [("start", "svc-gateway")]
         assert asked == ["start former", "start former"]
+
+
+def test_it_ends_when_the_engine_is_gone_for_good_and_says_why_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine that starts anew has another socket, which only a container that starts anew sees."""
+    live_map = tmp_path / "live.map"
+    live_map.write_text("live blue\n")
+    watch(Keeper(Engine(str(tmp_path / "docker.sock")), "svc"), live_map, pause=0.01, patience=0.2)
+    assert capsys.readouterr().out.count("No such file or directory") == 1
 
 
 @pytest.mark.parametrize(("content", "colour"), [("live green\n", "green"), ("live none\n", ""), ("", ""), (None, "")])
