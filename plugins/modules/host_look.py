@@ -13,6 +13,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.docker_host import DockerError, run_docker
 from ansible.module_utils.host_address import refusal
 
+# What Compose and the keeper use, whatever the environment says.
+ENGINE_SOCKET = Path("/var/run/docker.sock")
+
 DOCUMENTATION = r"""
 ---
 module: host_look
@@ -94,6 +97,21 @@ def has_image(name: str) -> bool:
         return False
 
 
+def other_engine() -> str:
+    """Say which engine the docker command speaks to; '' when it is the host's own, or there is no such command."""
+    try:
+        endpoint = run_docker(["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).strip()
+    except DockerError:
+        return ""
+    if Path(endpoint.removeprefix("unix://")).resolve() == ENGINE_SOCKET.resolve():
+        return ""
+    return (
+        f"Here docker speaks to {endpoint or 'no engine'}, not to this host's own engine at {ENGINE_SOCKET}. Take "
+        "DOCKER_HOST and DOCKER_CONTEXT out of the environment that the run has there, and go back to Docker's own "
+        "context (`docker context use default`)."
+    )
+
+
 def lacking(room: dict[str, Any]) -> str:
     """Return where there is too little room; '' when there is enough, or none is needed."""
     folder, needed = Path(engine_storage() if room["path"] == "docker" else room["path"]), int(room["bytes"])
@@ -124,7 +142,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = module.params
+    wanted, elsewhere = module.params, other_engine()
+    if elsewhere:
+        # What else could be said would be about that engine.
+        module.exit_json(changed=False, refused=[elsewhere])
     address = refusal(wanted["name"], wanted["state_dir"], wanted["address"], wanted["port"], wanted["settings"])
     module.exit_json(changed=False, refused=[found for found in [address, *map(lacking, wanted["rooms"])] if found])
 

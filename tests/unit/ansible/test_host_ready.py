@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from plugins.action.host_ready import interpreters, no_python
-from plugins.modules.host_look import lacking
+from plugins.module_utils.docker_host import run_docker
+from plugins.modules.host_look import lacking, other_engine
 from tests.unit.ansible.playbook_run import REPOSITORY, run
 
 LOOPBACK = "127.0.0.1"
@@ -49,6 +50,32 @@ def test_the_engines_storage_needs_room_unless_the_image_is_there(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert lacking({"path": "docker", "bytes": NEEDED, "unless_image": "dogs"}) != ""
     assert lacking({"path": "docker", "bytes": NEEDED, "unless_image": "cats"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("", ""),
+        ("unix:///var/run/docker.sock", ""),
+        ("unix:///run/user/1000/docker.sock", "speaks to unix:///run/user/1000/docker.sock, not to this host's own"),
+        ("tcp://192.0.2.1:2375", "Take DOCKER_HOST and DOCKER_CONTEXT out of the environment"),
+    ],
+)
+def test_another_engine_in_the_environment_is_refused(
+    host: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", host)
+    assert said in other_engine()
+    assert bool(said) == bool(other_engine())
+
+
+def test_another_context_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    run_docker(["context", "create", "other", "--docker", "host=tcp://192.0.2.1:2375"])
+    run_docker(["context", "use", "other"])
+    assert "tcp://192.0.2.1:2375" in other_engine()
 
 
 def test_python_is_looked_for_where_ansible_looks() -> None:
