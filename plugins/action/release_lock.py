@@ -40,6 +40,8 @@ WRITER_NAME = "writer.lock"
 # With the new content in place it waits so long until no process works here. One that still does is printed, with code
 # 4: the run that began it, its number, and what runs there now, which is the last of its children.
 SWAP = f"""
+# Who is not root yet must be able to read whose the lock is, however root's files are made here.
+umask 022
 [ -z "$3" ] || mkdir -p "$1" || exit 1
 [ -n "$3" ] || [ -d "$1" ] || exit 3
 cd "$1" && exec 9<. && flock 9 || exit 1
@@ -92,6 +94,8 @@ d=$1 r=$2 s=$3 held=
 shift 3
 if [ -r "$d/{WRITER_NAME}" ]; then
   exec 9<"$d/{WRITER_NAME}" && flock -s 9 || exit 1
+  # It is there, and only root may read whose it is: he will look.
+  [ ! -e "$d/{LOCK_NAME}" ] || [ -r "$d/{LOCK_NAME}" ] || exec $s "$@"
   {{ read -r held <"$d/{LOCK_NAME}"; }} 2>/dev/null
 elif [ "$(id -u)" != 0 ]; then
   exec $s "$@"

@@ -83,6 +83,15 @@ class TestLock:
         assert take(swap, {**owner("one"), "since": "later"}) == {}
         assert read_lock(tmp_path)["since"] == "later"
 
+    def test_everybody_may_read_whose_it_is_however_files_are_made_there(self, tmp_path: Path) -> None:
+        """Each command of a run looks, before it becomes root."""
+        private = ["sh", "-c", 'umask 077; exec "$@"', "sh", *swap_command(tmp_path / "state", "", "{}")]
+        subprocess.run(private, check=True)
+        modes = {
+            path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state", *(tmp_path / "state").iterdir())
+        }
+        assert modes == {"state": 0o755, LOCK_NAME: 0o644, WRITER_NAME: 0o644}
+
     def test_only_the_holder_gives_it_back(self, tmp_path: Path) -> None:
         swap = on_this_machine(tmp_path)
         take(swap, owner("one"))
