@@ -13,6 +13,11 @@ STEPS = (
         "Something else listens on the port: stop it (`ss -ltnp` shows it), or set another inference_service_port.",
     ),
     (
+        r"no answer from http\S+: timed out",
+        "If the instances are healthy (`docker ps`), a firewall lies before them: restart Docker, which makes its "
+        "rules anew (`systemctl restart docker`), then run the playbook again.",
+    ),
+    (
         r"No space left on device|not enough disk space",
         "Free space there (`df -h` shows how much there is), then run the playbook again.",
     ),
