@@ -53,6 +53,14 @@ def is_address(value: str) -> bool:
     return "%" not in value
 
 
+def is_networks(value: list[Any]) -> bool:
+    """Return whether these are addresses or networks."""
+    try:
+        return all("%" not in str(ipaddress.ip_network(str(item), strict=False)) for item in value)
+    except ValueError:
+        return False
+
+
 def is_share(value: str) -> bool:
     """Return whether this is how many hosts: a number or a share of them."""
     found = re.fullmatch(r"([1-9][0-9]*)(%?)", value)
@@ -156,6 +164,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: all(HOST_NAME.fullmatch(str(name)) for name in value),
         "a list of hosts' names",
     ),
+    (r"gateway_trusted_proxies", is_networks, "a list of addresses or networks such as 192.0.2.0/24"),
     (r"gateway_hosts", is_behind, "a list of hosts, each with name, address and port"),
     (
         r"docker_engine_distribution_suite",

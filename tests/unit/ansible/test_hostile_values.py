@@ -41,6 +41,7 @@ ACTIVE = [
 SAMPLES: dict[str, Any] = {
     "deploy_address": "gpu-1",
     "gateway_awaited_hosts": ["gpu-1"],
+    "gateway_trusted_proxies": ["192.0.2.0/24"],
     "logs_release": "0123456789ab",
     "gateway_hosts": [{"name": "gpu-1", "address": "192.0.2.1", "port": 8000}],
     "inference_service_env": {"API_QUEUE": "x"},
