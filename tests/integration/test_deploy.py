@@ -5,6 +5,7 @@ The tests run in the order of the file; each starts from the release that the on
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from pathlib import Path
@@ -71,6 +72,18 @@ def test_a_second_run_changes_nothing_and_loses_nothing(host: Host, photograph: 
     assert host.instance()["State"]["StartedAt"] == before["State"]["StartedAt"]
     assert_nothing_lost(client)
     assert len(host.records()) == 1
+
+
+def test_the_log_names_the_client_that_the_gateway_saw(host: Host) -> None:
+    said = "203.0.113.9"
+    connection = http.client.HTTPConnection("127.0.0.1", host.port, timeout=10)
+    connection.request("GET", "/", headers={"X-Forwarded-For": said})
+    request_id = connection.getresponse().headers["X-Request-ID"]
+    connection.close()
+    lines = (json.loads(line) for line in docker("logs", host.instance()["Id"]).splitlines())
+    client = next(line["client"] for line in lines if line.get("request_id") == request_id)
+    containers = {item["NetworkSettings"]["Networks"].get(host.name, {}).get("IPAddress") for item in host.containers()}
+    assert client not in {said, "", *containers}
 
 
 def test_a_gateway_that_was_tampered_with_is_put_in_order(host: Host) -> None:
