@@ -55,6 +55,8 @@ _LARGE_SECONDS = 0.03
 _PAUSE_SECONDS = 0.005
 # All threads must save this much, as requests that come meanwhile wait for them.
 _WORTH_IT = 0.8
+# What Pillow makes gray of the three colors with.
+_LUMA = (0.299, 0.587, 0.114)
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What folding may change, relative to the largest output: the order of float operations, in so many digits. More means
 # that the trace is another model.
@@ -116,9 +118,11 @@ class Engine:
         self._activation = activation
         # How many classes an answer has; where a picture may have several, all of them.
         self._ranked = ranked
-        self._size = settings.size
-        self._mean = torch.tensor(settings.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(settings.std, device=device).view(1, 3, 1, 1)
+        # Images always come with three channels.
+        self._size = (3, *settings.size[1:])
+        self._luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1) if settings.size[0] == 1 else None
+        self._mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
+        self._std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
         self._out_of_memory = False
         self._frozen: nn.Module | None = None
         self._pixels = self._logits = _NONE
@@ -265,6 +269,8 @@ class Engine:
     def _normalise(self, batch: Tensor) -> Tensor:
         # The same arithmetic as torchvision's ToTensor and Normalize, for the whole batch at once.
         pixels = batch.to(torch.float32, memory_format=self._layout)
+        if self._luma is not None:
+            pixels = (pixels * self._luma).sum(1, keepdim=True).round_()
         return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._type)
 
     def _answer(self, batch: Tensor) -> tuple[Tensor, Tensor]:

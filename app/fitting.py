@@ -23,7 +23,6 @@ _ANY_CLASSES = 2
 _COUNTER = "num_batches_tracked"
 _SIZES = (96, 112, 128, 160, 192, 196, 224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518, 560, 640)
 _TRAINERS_SIZE = 224
-_MERGED = re.compile(r"(^|\.)reparam_conv\.|\.reparam\.|\.rbr_reparam\.|\.fused_conv\.")
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,22 @@ class _Reference:
         """What is left of the names without the last layer."""
         return _shapes(self.network)
 
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """The layers with an output a class; merging may have made one layer of a norm and the layer behind it."""
+        found = []
+        for layer in architectures.classifiers(self.design.architecture):
+            name = layer
+            while f"{name}.weight" not in self.whole and "." in name:
+                name = name.rpartition(".")[0]
+            found.append(name)
+        return tuple(found)
+
     def misshapen(self, fitted: Fitted) -> list[str]:
         """The weights that have another shape than the architecture's, at its own image size."""
         start = "backbone." if fitted.design.head == "sequential" else ""
         wanted = self.body if start else self.whole
-        heads = tuple(f"{layer}." for layer in architectures.classifiers(self.design.architecture))
+        heads = tuple(f"{layer}." for layer in self.heads)
         return [
             f"{start}{name}"
             for name, value in wanted.items()
@@ -97,9 +107,13 @@ def fit(found: Tensors, wish: Wish, origin: str) -> Fitted:
     name = architectures.resolve(wish.architecture)
     notes = [f"Architecture: timm calls {wish.architecture} {name} today."] if name != wish.architecture else []
     args = dict(wish.model_args or {})
-    merged = any(_MERGED.search(key) for key in found.values)
-    reference = _Reference(Design(architecture=name, num_classes=_ANY_CLASSES, model_args=args, reparameterized=merged))
+    reference = _Reference(Design(architecture=name, num_classes=_ANY_CLASSES, model_args=args))
     sets = _sets(found, reference)
+    if not sets and (merged := _merged(reference)):
+        sets = _sets(found, merged)
+        if sets:
+            reference = merged
+            notes.append("Branches: merged after training, so the network is built with merged ones.")
     if not sets:
         sets = _converted(found, reference)
         if not sets:
@@ -107,8 +121,6 @@ def fit(found: Tensors, wish: Wish, origin: str) -> Fitted:
         notes.append("Names: an older layout, renamed as timm does it for its own files.")
     taken = _choose(sets, wish.weights, reference, origin)
     notes.append(_says(taken, sets))
-    if merged:
-        notes.append("Branches: merged after training, so the network is built with merged ones.")
     others = [each.prefix for each in sets if each is not taken]
     if taken.complete:
         fitted = _own_head(taken, others, reference, origin)
@@ -122,6 +134,15 @@ def fit(found: Tensors, wish: Wish, origin: str) -> Fitted:
     if size != wish.image_size and size is not None and not fitted.trainers:
         notes.append(f"Image size: {size}, which the weights were made for.")
     return replace(fitted, image_size=size, notes=(*notes, *fitted.notes))
+
+
+def _merged(reference: _Reference) -> _Reference | None:
+    """The architecture with its branches merged, where it has such."""
+    try:
+        merged = _Reference(reference.design.model_copy(update={"reparameterized": True}))
+    except BundleError:
+        return None
+    return merged if merged.whole.keys() != reference.whole.keys() else None
 
 
 def _sets(found: Tensors, reference: _Reference) -> list[_Set]:
@@ -220,7 +241,7 @@ def _own_head(taken: _Set, others: list[str], reference: _Reference, origin: str
     tensors = taken.tensors.values
     state = {name: tensors[taken.prefix + name] for name in reference.whole}
     rows = {}
-    for layer in architectures.classifiers(reference.design.architecture):
+    for layer in reference.heads:
         weight = state.get(f"{layer}.weight")
         if weight is not None:
             rows[layer] = int(weight.shape[0]) if weight.dim() else 0
@@ -301,11 +322,14 @@ def _size(fitted: Fitted, reference: _Reference, wish: Wish, origin: str) -> int
     design = fitted.design
     height = architectures.config(design.architecture).input_size[1]
     channels = model.channels(design)
-    side = wish.image_size or (_TRAINERS_SIZE if fitted.trainers else height)
+    said = "img_size" in design.model_args
+    side = wish.image_size or (_TRAINERS_SIZE if fitted.trainers and not said else height)
     wrong = reference.misshapen(fitted) if side == height else _misshapen(design, fitted.state, channels, side)
+    if not wrong and said:
+        return wish.image_size
     if not wrong:
         return wish.image_size or (side if side != height else None)
-    for other in sorted(_SIZES, key=lambda each: abs(each - side)):
+    for other in () if said else sorted(_SIZES, key=lambda each: abs(each - side)):
         try:
             fits = not _misshapen(design, fitted.state, channels, other)
         except BundleError:

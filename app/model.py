@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -17,6 +17,15 @@ from app.bundle.manifest import Design, Head, Input, make_input
 from app.errors import BundleError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+# What timm's factory would take, and who says it here.
+_OWN = {
+    "num_classes": "the checkpoint's last layer says it",
+    "pretrained": "it is an option of its own",
+    **dict.fromkeys(
+        ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "model_name"),
+        "it is not about the network",
+    ),
+}
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -39,17 +48,33 @@ def default_input(design: Design, head: Head, image_size: int | None = None) -> 
             }
         )
     config = architectures.config(design.architecture)
-    _, height, width = config.input_size
+    sides = image_sides(design, image_size)
+    gray = channels(design) == 1
     return make_input(
         {
-            "size": (3, image_size or height, image_size or width),
-            "mean": config.mean,
-            "std": config.std,
+            "size": (channels(design), *sides),
+            "mean": _of_gray(config.mean) if gray else config.mean,
+            "std": _of_gray(config.std) if gray else config.std,
             "interpolation": config.interpolation,
             "crop_pct": config.crop_pct,
             "crop_mode": config.crop_mode,
         }
     )
+
+
+def _of_gray(colors: Sequence[float]) -> tuple[float]:
+    return (sum(colors) / len(colors),)
+
+
+def image_sides(design: Design, image_size: int | None = None) -> tuple[int, int]:
+    """Height and width of a network's images: as given, in `model_args` too, or the architecture's own."""
+    given: Any = design.model_args.get("img_size")
+    _, height, width = architectures.config(design.architecture).input_size
+    if image_size:
+        return image_size, image_size
+    if isinstance(given, list) and len(given) == 2:
+        return int(given[0]), int(given[1])
+    return (int(given), int(given)) if isinstance(given, int) else (height, width)
 
 
 def build(design: Design, size: tuple[int, int, int] | None = None, device: str = "meta") -> nn.Module:
@@ -68,10 +93,16 @@ def build(design: Design, size: tuple[int, int, int] | None = None, device: str 
 
 def _options(design: Design, size: tuple[int, int, int] | None) -> dict[str, Any]:
     config = architectures.config(design.architecture)
-    options: dict[str, Any] = {}
-    if size and config.fixed_input_size and tuple(config.input_size)[1:] != size[1:]:
+    own = next((name for name in _OWN if name in design.model_args), None)
+    if own:
+        raise BundleError("model_args_refused", f"model_args cannot have {own}: {_OWN[own]}.")
+    options: dict[str, Any] = dict(design.model_args)
+    # Networks that take images of any size are not told one; only the images are made so.
+    if not config.fixed_input_size:
+        options.pop("img_size", None)
+    elif size and "img_size" not in options and tuple(config.input_size)[1:] != size[1:]:
         options["img_size"] = size[1:]
-    return options | design.model_args
+    return options
 
 
 def _build(design: Design, options: dict[str, Any], device: str) -> nn.Module:

@@ -11,8 +11,8 @@ def normalization_fault(name: str, numbers: object, option: str) -> str:
         parts = [float(number) for number in values]
     except (TypeError, ValueError):
         parts = []
-    if len(parts) != 3 or any(number != number for number in parts):
-        return f"{option} must be three numbers, one a color."
+    if len(parts) not in (1, 3) or any(number != number for number in parts):
+        return f"{option} must be three numbers, one a color, or one for gray images."
     shown = ",".join(f"{number:g}" for number in parts)
     if any(number > 1 for number in parts) and all(0 <= number <= 255 for number in parts):
         scaled = ",".join(f"{number / 255:.3f}" for number in parts)

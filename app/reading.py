@@ -114,15 +114,13 @@ SAFE: dict[str, Any] = {
        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")},
     **{f"builtins.{kind.__name__}": kind for kind in (list, dict, tuple, set, frozenset, int, float, str, bool)},
     "builtins.bytes": _no_bytes,
-    **{f"datetime.{name}": _Record for name in ("datetime", "date", "timedelta")},
+    **{f"datetime.{name}": _Record for name in ("datetime", "date", "timedelta", "timezone")},
     "torch.torch_version.TorchVersion": str,
     "numpy.dtype": _NumberType,
     "numpy.ndarray": _Array,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
 }  # fmt: skip
-# What BUILD and NEWOBJ may fill: torch asks for the type itself among the values.
-_STAND_INS = (_Record, _Mapping, _NumberType, _Array)
 
 
 def read(path: Path) -> object:
@@ -191,7 +189,6 @@ def _safetensors(path: Path) -> object:
 
 def _pickle(path: Path) -> object:
     allowed = [(stand_in, name) for name, stand_in in SAFE.items()]
-    allowed += [(stand_in, f"{__name__}.{stand_in.__name__}") for stand_in in _STAND_INS]
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -99,7 +99,11 @@ def _inputs(read: Checkpoint, given: Given, notes: list[str], warnings: list[str
     sides = asked or (size.value if size else None)
     values = model.default_input(read.design, read.head, read.image_size).model_dump()
     if sides:
-        values["size"] = (3, *sides)  # type: ignore[misc]
+        values["size"] = (model.channels(read.design), *sides)  # type: ignore[misc]
+    for name in ("mean", "std"):
+        # Trainers often record the colors of a network that sees gray.
+        if name in found and isinstance(found[name].value, tuple) and len(values[name]) == 1:
+            found.pop(name)
     for name, (value, where) in found.items():
         if name not in given.preprocessing:
             values[name] = value

@@ -173,7 +173,10 @@ def _from_checkpoint(settings: Settings) -> _Source:
     path, architecture = settings.checkpoint_path, settings.model_name
     if path is None or architecture is None:
         raise BundleError("checkpoint_missing", "Set API_CHECKPOINT_PATH and API_MODEL_NAME.")
-    checkpoint = read_checkpoint(path, Wish(architecture, image_size=settings.image_size))
+    checkpoint = read_checkpoint(
+        path,
+        Wish(architecture, settings.weights, settings.model_args or {}, settings.head_activation, settings.image_size),
+    )
     if settings.num_classes not in (None, checkpoint.num_classes):
         raise BundleError(
             "class_count_mismatch",

@@ -2,16 +2,17 @@
 
 import difflib
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.bundle.manifest import Activation, CropMode, Interpolation
+from app.bundle.manifest import Activation, CropMode, HeadActivation, Interpolation
 from app.errors import SettingsError
 
 PREFIX = "API_"
@@ -35,6 +36,10 @@ def _networks(value: str | None) -> tuple[Network, ...] | None:
     return None if value is None else tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
 
 
+def _json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
 def _numbers(value: object) -> object:
     return value.strip("[]() ").split(",") if isinstance(value, str) else value
 
@@ -56,11 +61,20 @@ class Settings(BaseSettings):
     image_size: int | None = Field(
         default=None, ge=16, le=2048, description="Input side of the bare checkpoint in pixels."
     )
+    weights: str | None = Field(
+        default=None, description="Which of several sets of weights the bare checkpoint's is: ema, model or its name."
+    )
+    model_args: Annotated[dict[str, JsonValue] | None, NoDecode, BeforeValidator(_json)] = Field(
+        default=None, description="What timm builds the bare checkpoint's architecture with, as JSON."
+    )
+    head_activation: HeadActivation | None = Field(
+        default=None, description="What is computed between the layers of the bare checkpoint's head."
+    )
     labels_path: Path | None = Field(default=None, description="Labels of the bare checkpoint: a file or a folder.")
-    mean: Annotated[tuple[float, float, float] | None, NoDecode, BeforeValidator(_numbers)] = Field(
+    mean: Annotated[tuple[float, float, float] | tuple[float] | None, NoDecode, BeforeValidator(_numbers)] = Field(
         default=None, description="Mean of the bare checkpoint's normalization, R,G,B."
     )
-    std: Annotated[tuple[float, float, float] | None, NoDecode, BeforeValidator(_numbers)] = Field(
+    std: Annotated[tuple[float, float, float] | tuple[float] | None, NoDecode, BeforeValidator(_numbers)] = Field(
         default=None, description="Standard deviation of the bare checkpoint's normalization, R,G,B."
     )
     interpolation: Interpolation | None = Field(default=None, description="How images are resized for it.")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _create(options: argparse.Namespace) -> dict[str, object]:
+    if options.pretrained:
+        # The image forbids it to all that do not ask for it; its client reads this when it is imported.
+        os.environ["HF_HUB_OFFLINE"] = "0"
     from app.bundle.create import DEFAULT_GOLDEN, WARNING, Order, create
 
     chosen = {
@@ -61,6 +65,10 @@ def _create(options: argparse.Namespace) -> dict[str, object]:
             overrides={key: value for key, value in chosen.items() if value is not None},
             activation=options.activation,
             threshold=options.threshold,
+            weights=options.weights,
+            model_args=options.model_args or {},
+            head_activation=options.head_activation,
+            pretrained=options.pretrained,
             golden=options.golden or DEFAULT_GOLDEN,
             check=options.check,
         )
@@ -103,17 +111,51 @@ def _summary(manifest: manifests.Manifest, sha256: str, path: Path) -> dict[str,
 
 def _triple(text: str) -> tuple[float, ...]:
     values = tuple(float(part) for part in text.split(","))
-    if len(values) != 3:
-        raise argparse.ArgumentTypeError("three comma-separated numbers are needed")
+    if len(values) not in (1, 3):
+        raise argparse.ArgumentTypeError("three comma-separated numbers are needed, or one for gray images")
     return values
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError("a JSON object is needed")
+    return content
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app.bundle", description="Make, check and describe bundles.")
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a bundle from a training checkpoint")
-    create.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the trainer's checkpoint")
-    create.add_argument("--architecture", required=True, metavar="NAME", help="timm architecture")
+    source = create.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, metavar="FILE", help="the trainer's checkpoint")
+    source.add_argument(
+        "--pretrained",
+        metavar="hub|FILE",
+        help="timm's own weights of the architecture and tag: from the hub, or a file or folder brought from there",
+    )
+    create.add_argument(
+        "--architecture", required=True, metavar="NAME", help="timm architecture, with or without a tag"
+    )
+    create.add_argument(
+        "--weights",
+        metavar="ema|model|NAME",
+        help="which one of several sets of weights in the checkpoint: the average, the plain one, or its name",
+    )
+    create.add_argument(
+        "--model-args",
+        type=_json_object,
+        metavar="JSON",
+        help='what timm builds the architecture with beside its name, e.g. {"in_chans": 1, "global_pool": "max"}',
+    )
+    create.add_argument(
+        "--head-activation",
+        choices=get_args(manifests.HeadActivation),
+        help="what is computed between the layers of a head that has several",
+    )
     create.add_argument(
         "--labels",
         type=Path,

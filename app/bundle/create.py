@@ -4,18 +4,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from app import checkpoint, model
+from app import checkpoint, model, pretrained
 from app.bundle import manifest as manifests
 from app.bundle.check import check
 from app.bundle.manifest import Activation, Golden, GoldenSample, HeadActivation, Manifest, Ranked, Source, describe
-from app.checkpoint import Wish
+from app.checkpoint import Checkpoint, Wish
 from app.engine import Engine
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
@@ -32,7 +32,7 @@ WARNING = "Warning: "
 class Order:
     """What to make a bundle from; `overrides` replaces parts of the preprocessing that the checkpoint implies."""
 
-    checkpoint: Path
+    checkpoint: Path | None
     architecture: str
     labels: Path | None
     name: str
@@ -47,6 +47,7 @@ class Order:
     weights: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     head_activation: HeadActivation | None = None
+    pretrained: str | None = None
 
     @property
     def wish(self) -> Wish:
@@ -66,7 +67,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         raise BundleError(
             "bundle_exists", f"{target} already exists and a version never changes; choose another --version."
         )
-    read = checkpoint.read(order.checkpoint, order.wish)
+    read = _read(order)
     recipe = settle(
         read,
         Given(
@@ -78,7 +79,7 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         ),
     )
     labels, inputs = recipe.labels, recipe.inputs
-    module = model.load(read.design, inputs.size, read.state, str(order.checkpoint))
+    module = model.load(read.design, inputs.size, read.state, _origin(order))
     model.probe(module, read.design, inputs.size)
     notes = [*read.notes, *recipe.notes, *(f"{WARNING}{warning}" for warning in recipe.warnings)]
     if order.check:
@@ -108,12 +109,25 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
             golden=describe(golden_file, directory),
             golden_samples=tuple(describe(directory / sample.file, directory) for sample in samples),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            source=Source(checkpoint=order.checkpoint.name, sha256=read.sha256),
+            source=Source(checkpoint=Path(_origin(order)).name, sha256=read.sha256),
             metrics=read.metrics or None,
             notes=tuple(notes),
         )
         (directory / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest, manifests.sha256_of(target / manifests.FILE_NAME), target
+
+
+def _read(order: Order) -> Checkpoint:
+    if order.checkpoint:
+        return checkpoint.read(order.checkpoint, order.wish)
+    with pretrained.located(order.architecture, order.pretrained or pretrained.HUB) as path:
+        return checkpoint.read(path, replace(order.wish, architecture=pretrained.tagged(order.architecture)))
+
+
+def _origin(order: Order) -> str:
+    if order.pretrained == pretrained.HUB:
+        return pretrained.tagged(order.architecture)
+    return str(order.checkpoint or order.pretrained)
 
 
 def _golden(

@@ -47,12 +47,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+_Positive = Annotated[float, Field(gt=0)]
+
+
 class Input(_Part):
     """How an image becomes the model's input; the words are timm's."""
 
-    size: tuple[Literal[3], Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
-    mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    size: tuple[Literal[1, 3], Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
+    mean: tuple[float, float, float] | tuple[float]
+    std: tuple[_Positive, _Positive, _Positive] | tuple[_Positive]
     interpolation: Interpolation
     crop_pct: Annotated[float, Field(gt=0, le=2)]
     crop_mode: CropMode
@@ -86,13 +89,20 @@ class Design(_Part):
 def make_input(values: Mapping[str, object]) -> Input:
     """Input settings from an architecture, a command line or the environment."""
     try:
-        return Input.model_validate(dict(values))
+        inputs = Input.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise BundleError(
             "invalid_option", f"The model's input cannot have {name} {values[name]}: {first['msg']}."
         ) from None
+    for name, numbers in (("mean", inputs.mean), ("std", inputs.std)):
+        if len(numbers) != inputs.size[0]:
+            raise BundleError(
+                "invalid_option",
+                f"The model's input has {inputs.size[0]} channels and cannot have {len(numbers)} numbers as {name}.",
+            )
+    return inputs
 
 
 class File(_Part):

@@ -13,9 +13,10 @@ from ansible.errors import AnsibleFilterError
 # What is no plugin itself is imported as the tests do.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from plugins.plugin_utils.checkpoint import SourceError, read_labels
+from plugins.plugin_utils.model_source import HUB
 
 # Options whose value is a file or folder of the controller, brought to a folder of the option's name.
-FILES = ("checkpoint", "labels", "golden", "check")
+FILES = ("checkpoint", "pretrained", "labels", "golden", "check")
 # Of a folder of class folders only their names are brought.
 FOLDER_NAMES = "labels.json"
 
@@ -26,7 +27,7 @@ def create_arguments(recipe: Mapping[str, Any], workplace: str) -> list[str]:
     for key, value in recipe.items():
         if value is None or value == "":
             continue
-        if key in FILES:
+        if key in FILES and (key, value) != ("pretrained", HUB):
             path = Path(str(value)).expanduser()
             value = f"{workplace}/{key}/{FOLDER_NAMES if key == 'labels' and path.is_dir() else path.name}"
         elif isinstance(value, Mapping):

@@ -6,7 +6,7 @@ import json
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +16,10 @@ from app.errors import BundleError
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Containers that trainers put around the weights, as the service's image knows them.
-STATE_KEYS = ("model_state_dict", "state_dict")
+# What wraps every name when a model was trained on several GPUs, compiled, or as a part of a larger module.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "timm_model.")
+# Trainers nest no deeper.
+DEPTH = 5
 # Where architectures keep the layer with one output a class.
 HEADS = ("classifier.1.weight", "classifier.weight", "fc.weight", "head.fc.weight", "head.weight", "_fc.weight")
 GIT_LFS = b"version https://git-lfs"
@@ -100,6 +102,10 @@ def _content(path: Path, file: BinaryIO) -> object:
         if not zipfile.is_zipfile(file):
             raise SourceError(f"The checkpoint {path} is cut off; copy it again.")
         with zipfile.ZipFile(file) as archive:
+            if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
+                raise SourceError(
+                    f"{path} is a TorchScript program; save only its weights: torch.jit.load(FILE).state_dict()."
+                )
             data = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
             return _unpickle(BytesIO(archive.read(data[0])), 1) if data else None
     # What torch wrote before version 1.6: a magic number, a version, the machine, and then the object.
@@ -126,10 +132,25 @@ def _unpickle(file: BinaryIO, count: int) -> object:
 
 
 def _state(content: object) -> Shapes:
-    if isinstance(content, dict):
-        inner = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), dict)), content)
-        return {str(name): value.shape for name, value in inner.items() if isinstance(value, _Tensor)}
-    return {}
+    """Return the shapes of all tensors; those of the largest dictionary have their names without what wraps them."""
+    parts = list(_dictionaries(content, "", DEPTH))
+    if not parts:
+        return {}
+    largest = max(parts, key=lambda part: len(part[1]))
+    shapes = {f"{path}{name}": shape for path, part in parts if part is not largest[1] for name, shape in part.items()}
+    state = largest[1]
+    while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in state)), ""):
+        state = {name.removeprefix(wrapper): shape for name, shape in state.items()}
+    return {**shapes, **state}
+
+
+def _dictionaries(content: object, path: str, depth: int) -> Iterator[tuple[str, Shapes]]:
+    if isinstance(content, dict) and depth:
+        shapes = {str(name): value.shape for name, value in content.items() if isinstance(value, _Tensor)}
+        if shapes:
+            yield path, shapes
+        for name, value in content.items():
+            yield from _dictionaries(value, f"{path}{name}.", depth - 1)
 
 
 def read_labels(path: Path) -> list[str]:

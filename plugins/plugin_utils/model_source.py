@@ -15,6 +15,8 @@ from app.pictures import pictures
 from plugins.plugin_utils.checkpoint import SourceError, check_named, check_together, read_labels, read_shapes
 
 NEEDED = ("checkpoint", "architecture")
+# What pretrained is when timm's own weights come from a model hub; else it is a file of them.
+HUB = "hub"
 
 
 def bundle_faults(folder: Path, name: str, version: str) -> Iterator[str]:
@@ -46,9 +48,12 @@ def sha256_of(path: Path) -> str:
 
 def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Say why no bundle can be made by model_bundle_create."""
-    missing = [key for key in NEEDED if not recipe.get(key)]
-    if missing:
-        yield f"model_bundle_create lacks {', '.join(missing)}; it needs {', '.join(NEEDED)}."
+    if not recipe.get("architecture") or not (recipe.get("checkpoint") or recipe.get("pretrained")):
+        missing = " and ".join(key for key in NEEDED if not recipe.get(key))
+        yield f"model_bundle_create lacks {missing}; it needs {' and '.join(NEEDED)} (or pretrained)."
+        return
+    if recipe.get("checkpoint") and recipe.get("pretrained"):
+        yield "model_bundle_create has both checkpoint and pretrained; keep the one to serve."
         return
     for key in ("mean", "std"):
         numbers = recipe.get(key)
@@ -57,7 +62,9 @@ def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
             yield fault
     if "image_size" in recipe and (fault := size_fault(recipe["image_size"], "model_bundle_create.image_size")):
         yield fault
-    checkpoint = Path(str(recipe["checkpoint"])).expanduser()
+    if recipe.get("pretrained") == HUB:
+        return
+    checkpoint = Path(str(recipe.get("checkpoint") or recipe["pretrained"])).expanduser()
     shapes = {}
     try:
         shapes = read_shapes(checkpoint)
@@ -106,5 +113,6 @@ def model_bytes(name: str, version: str, source: str, recipe: str) -> int:
     folder = Path(source).expanduser() / name / version
     if folder.is_dir():
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    checkpoint = Path(str(json.loads(recipe).get("checkpoint", ""))).expanduser()
+    wanted = json.loads(recipe)
+    checkpoint = Path(str(wanted.get("checkpoint") or wanted.get("pretrained", ""))).expanduser()
     return checkpoint.stat().st_size if checkpoint.is_file() else 0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from app import checkpoint, model
+from app.bundle.manifest import Design
 from app.checkpoint import Checkpoint, Wish
 from app.errors import BundleError
 from tests.unit.app.support import CLASSES, timm_model
@@ -227,3 +228,65 @@ def test_an_older_layout_is_renamed_by_timms_own_filter(tmp_path: Path, prefix: 
     found = read(tmp_path, {"model": under(prefix, older)}, "test_convnext")
     assert torch.allclose(answer(found), original(IMAGES), atol=1e-5)
     assert any(note.startswith("Names: an older layout") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "args", "shape"),
+    [
+        (SMALL, {"in_chans": 1}, (2, 1, 64, 64)),
+        ("test_vit", {"img_size": [64, 96]}, (2, 3, 64, 96)),
+        ("test_resnet", {"act_layer": "silu", "global_pool": "max"}, (2, 3, 64, 64)),
+    ],
+    ids=["gray", "not square", "activation and pooling"],
+)
+def test_what_timm_builds_with_is_an_option(
+    tmp_path: Path, architecture: str, args: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    original = timm.create_model(architecture, num_classes=CLASSES, **args).eval()
+    images = torch.rand(shape)
+    found = read(tmp_path, {"model": original.state_dict()}, architecture, model_args=args)
+    assert found.design.model_args == args
+    assert torch.allclose(answer(found, images), original(images), atol=1e-5)
+    inputs = model.default_input(found.design, found.head, found.image_size)
+    assert (len(inputs.mean), inputs.size[0]) == (shape[1], shape[1])
+    assert "img_size" not in args or inputs.size == shape[1:]
+
+
+@pytest.mark.parametrize(
+    "args", [{"wings": 2}, {"pretrained": True}, {"checkpoint_path": "/etc/passwd"}, {"in_chans": "x"}]
+)
+def test_model_args_that_timm_does_not_take_are_refused(tmp_path: Path, args: dict[str, Any]) -> None:
+    error = refusal(tmp_path, STATE, model_args=args)
+    assert error.code == "model_args_refused"
+    assert next(iter(args)) in error.detail
+
+
+@pytest.mark.parametrize("architecture", ["repghostnet_050", "levit_128s"])
+def test_merged_branches_are_built_merged(tmp_path: Path, architecture: str) -> None:
+    original = timm_model(architecture)
+    merged = timm.utils.reparameterize_model(original).eval()
+    assert set(merged.state_dict()) != set(original.state_dict())
+    found = read(tmp_path, merged.state_dict(), architecture)
+    assert found.design.reparameterized
+    images = torch.rand(1, 3, 224, 224)
+    assert torch.allclose(answer(found, images), merged(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_are_taken(tmp_path: Path, kind: torch.dtype) -> None:
+    state = {name: value.to(kind) if value.is_floating_point() else value for name, value in STATE.items()}
+    assert torch.allclose(answer(read(tmp_path, state)), WHOLE(IMAGES), atol=0.05)
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("test_vit", 63), (SMALL, 0), ("test_maxvit", 100)])
+def test_a_size_that_the_architecture_refuses_is_said_so(tmp_path: Path, architecture: str, side: int) -> None:
+    state = timm_model(architecture).state_dict()
+    design = Design(architecture=architecture, num_classes=CLASSES)
+
+    def made() -> None:
+        model.probe(model.load(design, (3, side, side), state, "the file"), design, (3, side, side))
+
+    with pytest.raises(BundleError) as caught:
+        made()
+    assert caught.value.code in ("size_refused", "shape_mismatch")
