@@ -48,9 +48,9 @@ def sha256_of(path: Path) -> str:
 
 def recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Say why no bundle can be made by model_bundle_create."""
-    if not recipe.get("architecture") or not (recipe.get("checkpoint") or recipe.get("pretrained")):
-        missing = " and ".join(key for key in NEEDED if not recipe.get(key))
-        yield f"model_bundle_create lacks {missing}; it needs {' and '.join(NEEDED)} (or pretrained)."
+    missing = [key for key in NEEDED if not recipe.get(key) and not (key == "checkpoint" and recipe.get("pretrained"))]
+    if missing:
+        yield f"model_bundle_create lacks {', '.join(missing)}; it needs {', '.join(NEEDED)}."
         return
     if recipe.get("checkpoint") and recipe.get("pretrained"):
         yield "model_bundle_create has both checkpoint and pretrained; keep the one to serve."

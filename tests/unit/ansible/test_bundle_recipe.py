@@ -43,3 +43,13 @@ def test_of_class_folders_only_the_names_are_brought(tmp_path: Path) -> None:
     assert class_folders(str(tmp_path)) == '["cat", "dog"]'
     with pytest.raises(AnsibleFilterError, match="holds no class folders"):
         class_folders(str(tmp_path / "cat"))
+
+
+def test_timms_own_weights_come_from_the_hub_or_from_a_file() -> None:
+    assert create_arguments({"pretrained": "hub", "model_args": {"in_chans": 1}}, "/shop") == [
+        "--pretrained=hub",
+        '--model-args={"in_chans": 1}',
+    ]
+    assert create_arguments({"pretrained": "/srv/model.safetensors"}, "/shop") == [
+        "--pretrained=/shop/pretrained/model.safetensors"
+    ]

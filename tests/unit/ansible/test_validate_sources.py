@@ -110,6 +110,42 @@ def test_the_shapes_of_a_checkpoint_are_read_without_torch(checkpoint: Path, tmp
     assert read_shapes(new) == {"fc.weight": (5, 2)}
 
 
+def save(path: Path, content: Any, *more: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (("best/data.pkl", pickled(content)), *((f"best/{name}", b"") for name in more)):
+            archive.writestr(name, data)
+    return path
+
+
+def test_labels_are_compared_with_what_is_nested_and_wrapped(tmp_path: Path, labels: Path) -> None:
+    state = {"module._orig_mod.conv.weight": Tensor(8, 3, 3, 3), "module._orig_mod.fc.weight": Tensor(67, 8)}
+    path = save(tmp_path / "nested.pth", {"run": {"model": state}, "optimizer": {"momentum": Tensor(5)}})
+    assert read_shapes(path)["fc.weight"] == (67, 8)
+    assert faults(tmp_path, recipe(checkpoint=path, architecture="resnet50", labels=labels)) == ()
+    few = lines(tmp_path / "few.txt", 66)
+    (fault,) = faults(tmp_path, recipe(checkpoint=path, architecture="resnet50", labels=few))
+    assert "its fc.weight has 67" in fault
+    apart = save(
+        tmp_path / "apart.pth", {"backbone": {"a": Tensor(8, 3), "b": Tensor(8)}, "head": {"w": Tensor(67, 8)}}
+    )
+    assert faults(tmp_path, recipe(checkpoint=apart, architecture="resnet50", labels=labels)) == ()
+
+
+def test_a_torchscript_program_is_called_one(tmp_path: Path, labels: Path) -> None:
+    path = save(tmp_path / "scripted.pt", {}, "constants.pkl")
+    (fault,) = faults(tmp_path, recipe(checkpoint=path, architecture="resnet50", labels=labels))
+    assert "is a TorchScript program" in fault
+
+
+def test_timms_own_weights_need_no_checkpoint(checkpoint: Path, labels: Path, tmp_path: Path) -> None:
+    assert faults(tmp_path, recipe(pretrained="hub", architecture="resnet50.a1_in1k")) == ()
+    assert faults(tmp_path, recipe(pretrained=checkpoint, architecture="resnet50", labels=labels)) == ()
+    (fault,) = faults(tmp_path, recipe(pretrained="/gone.safetensors", architecture="resnet50", labels=labels))
+    assert "/gone.safetensors cannot be read here" in fault
+    (both,) = faults(tmp_path, recipe(pretrained="hub", checkpoint=checkpoint, architecture="resnet50"))
+    assert "has both checkpoint and pretrained" in both
+
+
 def test_reading_a_checkpoint_runs_nothing_of_it(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -223,7 +259,7 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once(labels: Path, tm
                 checkpoint="/x.pth",
                 architecture="a",
                 labels="/y.txt",
-                mean="0.5",
+                mean="0.5,0.5",
                 std=[1, 2, 3],
                 image_size=0,
                 golden=tmp_path / "none",
