@@ -138,7 +138,9 @@ class Decoder:
         height, width = (-(-side // divisor) for side in (image.height, image.width))
         try:
             pixels = simplejpeg.decode_jpeg(known.content, "RGB", min_height=height, min_width=width)
-        except ValueError:  # it is damaged; what Pillow makes of it decides
+        except ValueError:  # it is damaged; what Pillow makes of it decides, at the same fraction of its size
+            if divisor > 1:
+                image.draft(image.mode, (image.width // divisor, image.height // divisor))
             return None
         return torch.from_numpy(pixels).permute(2, 0, 1)
 

@@ -207,6 +207,25 @@ def test_fast_decodes_a_large_jpeg_smaller_and_nearly_as_exact_does() -> None:
     assert (small.pixels.float() - full.pixels.float()).abs().mean() < 2
 
 
+def test_a_damaged_large_jpeg_is_decoded_smaller_too() -> None:
+    content = photograph()
+    seen: list[object] = []
+    fast = Decoder(LARGE, 50_000_000, "fast")
+    first = fast._steps[0]
+
+    def noting(picture: Image.Image | torch.Tensor) -> Image.Image | torch.Tensor:
+        seen.append(picture.size if isinstance(picture, Image.Image) else None)
+        return first(picture)
+
+    fast._steps = [noting, *fast._steps[1:]]
+    # libjpeg-turbo's own interface refuses what Pillow passes over.
+    damaged = fast.decode(content[:-2] + bytes(10) + content[-2:])
+    width, height = Image.open(io.BytesIO(content)).size
+    assert seen == [(width // 4, height // 4)]
+    assert (damaged.width, damaged.height) == (width, height)
+    assert (damaged.pixels.float() - fast.decode(content).pixels.float()).abs().mean() < 2
+
+
 def mpo() -> bytes:
     """What a phone writes: a JPEG with a second picture inside."""
     target = io.BytesIO()
