@@ -19,12 +19,12 @@ from app.pictures import pictures
 from app.recipe import describe
 
 # More pictures cost minutes and say little more.
-MOST_PICTURES = 160
+MOST_PICTURES = 320
 _BATCH = 8
 # A true class with less than that counts as this much, so that one sure mistake does not outweigh all others.
 _LEAST = 1e-4
 # Another way has to be better by that many standard errors: of nearly ten ways one is better by two just by chance.
-_CERTAIN = 3.0
+_CERTAIN = 2.5
 _PARTS = ("val", "valid", "validation", "test", "train", "training")
 
 _NORMALIZATIONS: tuple[Mapping[str, object], ...] = (
