@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from app import labels, model, recorded
 from app.bundle.manifest import Activation, Input, Threshold, make_input
@@ -99,7 +100,7 @@ def _inputs(read: Checkpoint, given: Given, notes: list[str], warnings: list[str
     sides = asked or (size.value if size else None)
     values = model.default_input(read.design, read.head, read.image_size).model_dump()
     if sides:
-        values["size"] = (model.channels(read.design), *sides)  # type: ignore[misc]
+        values["size"] = (model.channels(read.design), *cast("tuple[int, int]", sides))
     for name in ("mean", "std"):
         # Trainers often record the colors of a network that sees gray.
         if name in found and isinstance(found[name].value, tuple) and len(values[name]) == 1:
@@ -190,7 +191,7 @@ def _threshold(given: Given, activation: Activation, names: tuple[str, ...]) -> 
 
 def _share(value: object, option: str) -> float:
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(str(value))
     except (TypeError, ValueError):
         number = -1.0
     if isinstance(value, bool) or not 0 < number < 1:

@@ -55,25 +55,25 @@ class ModelInfo(_Answer):
     version: str
 
 
-class Prediction(_Answer):
-    """The classes of one image; `inference_time_ms` is the time of the forward it was part of."""
-
-    predicted_class: str
-    confidence: float
+class _Classes[Name: str | None, Share: float | None](_Answer):
+    predicted_class: Name
+    confidence: Share
     top_5_predictions: list[RankedClass]
     inference_time_ms: float
     image_metadata: ImageMetadata
     model_info: ModelInfo
 
 
-class MultiLabelPrediction(Prediction):
+class Prediction(_Classes[str, float]):
+    """The classes of one image; `inference_time_ms` is the time of the forward it was part of."""
+
+
+class MultiLabelPrediction(_Classes[str | None, float | None]):
     """The classes of one image that may have several or none: the predicted ones reach their threshold, the best first.
 
     Without any there is no predicted class. `top_5_predictions` are the best five, above their thresholds or not.
     """
 
-    predicted_class: str | None  # type: ignore[assignment]
-    confidence: float | None  # type: ignore[assignment]
     predicted_classes: list[RankedClass]
 
     @classmethod
@@ -86,6 +86,9 @@ class MultiLabelPrediction(Prediction):
             "confidence": first.confidence if first else None,
         }
         return cls(**{**dict(answer), **best, "predicted_classes": predicted})
+
+
+AnyPrediction = MultiLabelPrediction | Prediction
 
 
 class BundleInfo(_Answer):

@@ -20,7 +20,15 @@ from app.lifecycle import Lifecycle, State
 from app.loading import Loading
 from app.metrics import Metrics
 from app.room import Room, Stay
-from app.schemas import ImageMetadata, ModelInfo, MultiLabelPrediction, Prediction, RankedClass, SpeedMetrics
+from app.schemas import (
+    AnyPrediction,
+    ImageMetadata,
+    ModelInfo,
+    MultiLabelPrediction,
+    Prediction,
+    RankedClass,
+    SpeedMetrics,
+)
 from app.settings import Settings
 from app.uploads import Upload
 from app.watch import Watch
@@ -114,7 +122,7 @@ class Service:
                 "The images before this one are as much work as one request may ask for; send it in another.",
             )
 
-    async def classify(self, upload: Upload, picture: "Picture") -> Prediction:
+    async def classify(self, upload: Upload, picture: "Picture") -> AnyPrediction:
         """Decode one image off the event loop and wait for its turn on the model."""
         model = self.loaded()
         if self._batcher is None or self._room is None:

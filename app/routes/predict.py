@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from app import uploads
 from app.errors import ServiceError
-from app.schemas import ErrorAnswer, FileError, MultiLabelPrediction, Prediction
+from app.schemas import AnyPrediction, ErrorAnswer, FileError
 from app.service import Service
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _GENERAL = (499, 500, 503, 504)
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 408, 413, 422, 503, 504)}
 
 
-class Answers(RootModel[list[MultiLabelPrediction | Prediction | FileError]]):
+class Answers(RootModel[list[AnyPrediction | FileError]]):
     """The answers of a batch, in the order of its files."""
 
 
@@ -47,7 +47,7 @@ _FILE = {"type": "string", "format": "binary"}
 
 @router.post(
     "/predict",
-    response_model=MultiLabelPrediction | Prediction,
+    response_model=AnyPrediction,
     responses=_ERRORS,
     openapi_extra={
         "requestBody": {
@@ -60,7 +60,7 @@ async def predict(request: Request) -> Response:
     """Classify one image, sent as the form field `file` or as the body itself."""
     service: Service = request.app.state.service
 
-    async def work() -> Prediction:
+    async def work() -> AnyPrediction:
         service.loaded()
         # Refused before the body is read, but admitted after: a slow upload takes nobody's place.
         service.admission.check(1)
@@ -110,7 +110,7 @@ async def predict_batch(request: Request) -> Response:
         service.metrics.errors.labels(error.code).inc()
         return FileError(filename=upload.filename, detail=error.detail, code=error.code)
 
-    async def classify(upload: uploads.Upload, picture: "Picture | FileError") -> Prediction | FileError:
+    async def classify(upload: uploads.Upload, picture: "Picture | FileError") -> AnyPrediction | FileError:
         if isinstance(picture, FileError):
             return picture
         try:
@@ -185,5 +185,5 @@ async def _while_connected[T](request: Request, work: Coroutine[Any, Any, T]) ->
         leaving.cancel()
 
 
-def _json(answer: Prediction | Answers) -> Response:
+def _json(answer: AnyPrediction | Answers) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from app.bundle.__main__ import main
 from app.bundle.check import check, labelled
@@ -20,16 +20,14 @@ INPUT = Input(
 LABELS = ("dark", "Light_Grey")
 
 
-class Brightness(nn.Module):  # type: ignore[misc]
-    """Tells dark pictures from light ones by the sum of what it sees in some columns."""
-
-    def __init__(self, columns: slice, sureness: float) -> None:
-        super().__init__()
-        self.columns, self.sureness = columns, sureness
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        seen = self.sureness * pixels[..., self.columns].mean(dim=(1, 2, 3))
-        return torch.stack((-seen, seen), dim=1)
+def brightness(columns: slice, sureness: float) -> nn.Module:
+    """A model that tells dark pictures from light ones by the mean of what it sees in some columns."""
+    weights = torch.zeros(INPUT.size)
+    weights[..., columns] = 1
+    weights *= sureness / weights.sum()
+    seen = nn.Linear(weights.numel(), 2, bias=False)
+    seen.weight.data = torch.stack((-weights.flatten(), weights.flatten()))
+    return nn.Sequential(nn.Flatten(), seen)
 
 
 def grey(path: Path, level: int, edge: int | None = None) -> None:
@@ -52,14 +50,14 @@ def shades(tmp_path: Path) -> Path:
 
 
 def test_nothing_is_said_when_all_is_well(shades: Path) -> None:
-    checked = check(Brightness(slice(None), 60), INPUT, "softmax", LABELS, shades)
+    checked = check(brightness(slice(None), 60), INPUT, "softmax", LABELS, shades)
     assert checked.warning == ""
     assert checked.note.startswith("Check: 24 pictures, 100.0% right as it is; mean 0.485/0.456/0.406 50.0%; ")
 
 
 def test_a_wrong_mean_is_found_and_the_right_one_named(shades: Path) -> None:
     wrong = INPUT.model_copy(update={"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
-    checked = check(Brightness(slice(None), 60), wrong, "softmax", LABELS, shades)
+    checked = check(brightness(slice(None), 60), wrong, "softmax", LABELS, shades)
     assert checked.warning.startswith(
         "Preprocessing: 100.0% of 24 pictures are right with --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5, 50.0% as it is ("
     )
@@ -69,7 +67,7 @@ def test_a_crop_of_what_was_squashed_in_training_is_found(tmp_path: Path) -> Non
     for number in range(12):
         grey(tmp_path / "dark" / f"{number}.png", 180 + number, edge=40)
         grey(tmp_path / "light grey" / f"{number}.png", 70 - number, edge=220)
-    model = Brightness(slice(0, 3), 5)
+    model = brightness(slice(0, 3), 5)
     checked = check(model, INPUT, "softmax", LABELS, tmp_path)
     assert "are right with --crop-mode squash, 0.0% as it is" in checked.warning
     assert check(model, INPUT.model_copy(update={"crop_mode": "squash"}), "softmax", LABELS, tmp_path).warning == ""
@@ -108,7 +106,7 @@ def test_pictures_of_no_class_are_refused(tmp_path: Path, name: str, code: str, 
 def test_a_damaged_picture_is_named(shades: Path) -> None:
     (shades / "dark" / "0.png").write_bytes(b"\x89PNG")
     with pytest.raises(BundleError, match=r"0\.png of --check is refused") as caught:
-        check(Brightness(slice(None), 60), INPUT, "softmax", LABELS, shades)
+        check(brightness(slice(None), 60), INPUT, "softmax", LABELS, shades)
     assert caught.value.code == "check_invalid"
 
 
