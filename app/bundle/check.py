@@ -74,7 +74,8 @@ def check(module: nn.Module, inputs: Input, activation: Activation, labels: Sequ
 
     chosen = attempt({}, inputs)
     trials = [chosen]
-    for ways in (_NORMALIZATIONS, _GEOMETRIES):
+    # A network that sees gray has a normalization of its own.
+    for ways in (_NORMALIZATIONS if len(inputs.mean) == 3 else (), _GEOMETRIES):
         # Geometries are tried with the best normalization: under a wrong one they say little.
         best = max(trials, key=lambda trial: sum(trial.logarithms)) if better(trials, chosen) else chosen
         for way in ways:

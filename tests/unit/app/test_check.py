@@ -10,6 +10,7 @@ from torch import nn
 
 from app.bundle.__main__ import main
 from app.bundle.check import check, labelled
+from app.bundle.look import draw
 from app.bundle.manifest import Input
 from app.errors import BundleError
 
@@ -71,6 +72,15 @@ def test_a_crop_of_what_was_squashed_in_training_is_found(tmp_path: Path) -> Non
     checked = check(model, INPUT, "softmax", LABELS, tmp_path)
     assert "are right with --crop-mode squash, 0.0% as it is" in checked.warning
     assert check(model, INPUT.model_copy(update={"crop_mode": "squash"}), "softmax", LABELS, tmp_path).warning == ""
+
+
+def test_a_network_that_sees_gray_is_tried_and_drawn(shades: Path) -> None:
+    gray = INPUT.model_copy(update={"size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)})
+    checked = check(Brightness(slice(None), 60), gray, "softmax", LABELS, shades)
+    assert checked.warning == ""
+    assert checked.note.startswith("Check: 24 pictures, 100.0% right as it is; crop_mode squash 100.0%; ")
+    with Image.open(draw(gray, shades / "dark" / "0.png", shades / "seen.png")) as image:
+        assert (image.mode, image.size, image.getpixel((5, 5))) == ("L", (32, 32), 121)
 
 
 def test_pictures_get_their_class_from_a_folder_its_number_or_their_name(tmp_path: Path) -> None:
