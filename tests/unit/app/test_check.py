@@ -21,9 +21,9 @@ INPUT = Input(
 LABELS = ("dark", "Light_Grey")
 
 
-def brightness(columns: slice, sureness: float) -> nn.Module:
+def brightness(columns: slice, sureness: float, channels: int = 3) -> nn.Module:
     """A model that tells dark pictures from light ones by the mean of what it sees in some columns."""
-    weights = torch.zeros(INPUT.size)
+    weights = torch.zeros(channels, *INPUT.size[1:])
     weights[..., columns] = 1
     weights *= sureness / weights.sum()
     seen = nn.Linear(weights.numel(), 2, bias=False)
@@ -76,7 +76,7 @@ def test_a_crop_of_what_was_squashed_in_training_is_found(tmp_path: Path) -> Non
 
 def test_a_network_that_sees_gray_is_tried_and_drawn(shades: Path) -> None:
     gray = INPUT.model_copy(update={"size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)})
-    checked = check(Brightness(slice(None), 60), gray, "softmax", LABELS, shades)
+    checked = check(brightness(slice(None), 60, channels=1), gray, "softmax", LABELS, shades)
     assert checked.warning == ""
     assert checked.note.startswith("Check: 24 pictures, 100.0% right as it is; crop_mode squash 100.0%; ")
     with Image.open(draw(gray, shades / "dark" / "0.png", shades / "seen.png")) as image:
