@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 # A model's thread asks for the interpreter between two operators, some hundred times in a forward. By default it would
 # wait 5 ms each time for a thread that imports or parses.
 _SWITCH_SECONDS = 0.0005
-# Modules of Python's own that HTTP needs and that are libraries: the linker opens one at a time, and they would wait.
-_LIBRARIES = ("_multiprocessing", "_queue", "mmap", "resource")
+# Modules that HTTP needs and that are libraries: the linker opens one at a time, and they would wait.
+_LIBRARIES = (
+    *("_multiprocessing", "_queue", "mmap", "resource"),
+    *("httptools.parser.parser", "httptools.parser.url_parser"),
+)
 
 
 def _open_torch() -> None:
