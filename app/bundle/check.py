@@ -25,6 +25,8 @@ _BATCH = 8
 _LEAST = 1e-4
 # Another way has to be better by that many standard errors: of nearly ten ways one is better by two just by chance.
 _CERTAIN = 2.5
+# Of a few pictures one or two more are right by chance, however sure the model is of them.
+_MORE_RIGHT = 3
 _PARTS = ("val", "valid", "validation", "test", "train", "training")
 
 _NORMALIZATIONS: tuple[Mapping[str, object], ...] = (
@@ -100,7 +102,7 @@ def better(trials: Iterable[Trial], chosen: Trial) -> list[Trial]:
     return [
         trial
         for trial in trials
-        if sum(trial.right) > sum(chosen.right)
+        if sum(trial.right) >= sum(chosen.right) + _MORE_RIGHT
         and _errors(one - other for one, other in zip(trial.logarithms, chosen.logarithms, strict=True)) > _CERTAIN
     ]
 

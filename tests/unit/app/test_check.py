@@ -64,6 +64,15 @@ def test_a_wrong_mean_is_found_and_the_right_one_named(shades: Path) -> None:
     )
 
 
+def test_two_pictures_prove_nothing(tmp_path: Path) -> None:
+    for number in range(2):
+        grey(tmp_path / "light grey" / f"{number}.png", 131 + number)
+    wrong = INPUT.model_copy(update={"mean": (0.6, 0.6, 0.6)})
+    checked = check(brightness(slice(None), 60), wrong, "softmax", LABELS, tmp_path)
+    assert "0.0% right as it is; mean 0.485/0.456/0.406 100.0%" in checked.note
+    assert checked.warning == ""
+
+
 def test_a_crop_of_what_was_squashed_in_training_is_found(tmp_path: Path) -> None:
     for number in range(12):
         grey(tmp_path / "dark" / f"{number}.png", 180 + number, edge=40)
