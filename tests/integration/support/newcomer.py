@@ -172,5 +172,6 @@ class Newcomer:
     def _end_processes(self) -> None:
         of_his = f"--uid={pwd.getpwnam(self.name).pw_uid}"
         while subprocess.run(("pgrep", of_his), stdout=subprocess.DEVNULL, check=False).returncode == 0:
-            as_root("pkill", "--signal=KILL", of_his)
+            with contextlib.suppress(subprocess.CalledProcessError):  # the last of them has just ended
+                as_root("pkill", "--signal=KILL", of_his)
             time.sleep(POLL_SECONDS)
