@@ -145,24 +145,20 @@ async def _all[T](works: list[Coroutine[Any, Any, T]]) -> list[T]:
 
 async def _uploaded[T](service: Service, reading: Awaitable[T]) -> T:
     """What a body brings, in the time that a body has: a slow one is its client's affair."""
-    seconds = service.settings.upload_timeout_seconds
-    try:
-        async with asyncio.timeout(seconds):
-            return await reading
-    except TimeoutError:
-        raise ServiceError("upload_timeout", f"The upload took longer than {seconds:g} seconds.") from None
-    except ClientDisconnect:
-        raise _left() from None
+    return await _within(service.settings.upload_timeout_seconds, reading, "upload_timeout", "upload")
 
 
 async def _in_time[T](service: Service, work: Awaitable[T]) -> T:
     """What becomes of a body that is whole, in the time that the service has."""
-    seconds = service.settings.request_timeout_seconds
+    return await _within(service.settings.request_timeout_seconds, work, "deadline_exceeded", "request")
+
+
+async def _within[T](seconds: float, work: Awaitable[T], code: str, what: str) -> T:
     try:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise ServiceError("deadline_exceeded", f"The request took longer than {seconds:g} seconds.") from None
+        raise ServiceError(code, f"The {what} took longer than {seconds:g} seconds.") from None
     except ClientDisconnect:
         raise _left() from None
 

@@ -15,6 +15,7 @@ from ansible.module_utils import hold
 from ansible.module_utils.haproxy_runtime import (
     GatewayError,
     failures,
+    is_up,
     live_word,
     read_map_file,
     servers_down,
@@ -205,7 +206,7 @@ def bake(
         tell(seconds - (deadline - time.monotonic()), f"{counted.requests} requests, {counted.errors} errors")
         time.sleep(0.1)
     judged = time.monotonic()
-    former_up = any(row["status"].startswith("UP") for row in statistics(admin_socket, f"bk_{note['from']}"))
+    former_up = any(is_up(row) for row in statistics(admin_socket, f"bk_{note['from']}"))
     # Nothing is won by going back to a release that is gone.
     went_back = bool(reason) and former_up
     if went_back:

@@ -21,12 +21,18 @@ ARCHITECTURE = "mobilenetv3_small_050"
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Runs Python in the service's image."""
+def images() -> dict[str, str]:
+    """Names of the images that tests/prepare.yml made of this checkout."""
     names = Path(os.environ.get("INFERENCE_TEST_IMAGES", ROOT / ".cache" / "test-images.json"))
     if not names.exists():
         pytest.fail(f"{names} is missing; run the tests with make integration, which builds the images first")
-    shop = Workshop(json.loads(names.read_text())["runtime"], tmp_path_factory.mktemp("workshop"))
+    return dict(json.loads(names.read_text()))
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> Workshop:
+    """Runs Python in the service's image."""
+    shop = Workshop(images["runtime"], tmp_path_factory.mktemp("workshop"))
     for photograph in (ROOT / "app" / "data" / "golden").glob("*.jpg"):
         (shop.folder / photograph.name).write_bytes(photograph.read_bytes())
     return shop

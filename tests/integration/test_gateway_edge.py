@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -97,10 +96,9 @@ class Edge:
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+def edge(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
-    images = Path(os.environ.get("INFERENCE_TEST_IMAGES", ROOT / ".cache" / "test-images.json"))
-    image = json.loads(images.read_text())["gateway"]
+    image = images["gateway"]
     made = Edge(folder)
     conf = folder / "conf"
     conf.mkdir()

@@ -9,30 +9,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from app import checkpoint, model
+from app import model
 from app.bundle.manifest import Design
-from app.checkpoint import Checkpoint, Wish
+from app.checkpoint import Checkpoint
 from app.errors import BundleError
+from tests.unit.app.checkpoints import SMALL, read, refusal
 from tests.unit.app.support import CLASSES, timm_model
 
 State = dict[str, Any]
 
-# timm has some for tests: seconds matter here.
-SMALL = "test_efficientnet"
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-
-
-def read(folder: Path, content: Any, architecture: str = SMALL, **wish: Any) -> Checkpoint:
-    path = folder / "checkpoint.pth"
-    torch.save(content, path)
-    return checkpoint.read(path, Wish(architecture, **wish))
-
-
-def refusal(folder: Path, content: Any, architecture: str = SMALL, **wish: Any) -> BundleError:
-    with pytest.raises(BundleError) as caught:
-        read(folder, content, architecture, **wish)
-    return caught.value
 
 
 def answer(found: Checkpoint, images: Tensor = IMAGES) -> Tensor:

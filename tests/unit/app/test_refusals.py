@@ -15,27 +15,14 @@ import torch
 from torch import nn
 
 from app import checkpoint, reading
-from app.checkpoint import Checkpoint, Wish
+from app.checkpoint import Wish
 from app.errors import BundleError
+from tests.unit.app.checkpoints import SMALL, read, refusal
 from tests.unit.app.support import CLASSES, timm_model
 
-# timm has some for tests: seconds matter here.
-SMALL = "test_efficientnet"
 STATE: dict[str, Any] = timm_model(SMALL).state_dict()
 RESNET: dict[str, Any] = timm_model("test_resnet").state_dict()
 VIT: dict[str, Any] = timm_model("test_vit").state_dict()
-
-
-def read(folder: Path, content: Any, architecture: str = SMALL, **wish: Any) -> Checkpoint:
-    path = folder / "checkpoint.pth"
-    torch.save(content, path)
-    return checkpoint.read(path, Wish(architecture, **wish))
-
-
-def refusal(folder: Path, content: Any, architecture: str = SMALL, **wish: Any) -> BundleError:
-    with pytest.raises(BundleError) as caught:
-        read(folder, content, architecture, **wish)
-    return caught.value
 
 
 def test_what_only_holds_data_is_read(tmp_path: Path) -> None:
