@@ -5,6 +5,9 @@ Ansible runs each task in a fork, which loads filters, tests and actions by itse
 
 from __future__ import annotations
 
+import gc
+import os
+
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import action_loader, connection_loader, filter_loader, shell_loader, test_loader
 
@@ -38,3 +41,5 @@ class CallbackModule(CallbackBase):
             action_loader.get(name, class_only=True)
         connection_loader.get("local", class_only=True)
         shell_loader.get("sh", class_only=True)
+        # A collection touches every object, and what a fork touches is copied; a task is over before it has garbage.
+        os.register_at_fork(before=gc.freeze, after_in_child=gc.disable)

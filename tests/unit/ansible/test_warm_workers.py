@@ -21,17 +21,19 @@ PLAYBOOK = """
     - debug: {msg: "found {{ found.names | to_json }}"}
 """
 ACTION = """
+import gc
 import sys
 from ansible.plugins.action import ActionBase
 LOADED = set(sys.modules)
 class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
-        return {"changed": False, "names": [name for name in self._task.args["names"] if name in LOADED]}
+        names = [name for name in self._task.args["names"] if name in LOADED]
+        return {"changed": False, "names": names + ["garbage collection"] * gc.isenabled()}
 """
 
 
 @pytest.mark.parametrize(("callbacks", "loaded"), [("warm_workers", True), ("fleet_summary", False)])
-def test_filters_and_actions_are_loaded_before_the_first_task(tmp_path: Path, callbacks: str, loaded: bool) -> None:
+def test_a_task_need_not_load_filters_and_actions_nor_collect_garbage(tmp_path: Path, callbacks: str, loaded: bool) -> None:
     (tmp_path / "loaded.py").write_text(ACTION)
     (tmp_path / "playbook.yml").write_text(PLAYBOOK)
     environment = {
@@ -53,3 +55,4 @@ def test_filters_and_actions_are_loaded_before_the_first_task(tmp_path: Path, ca
     assert done.returncode == 0, done.stdout + done.stderr
     names = json.loads(done.stdout.partition("found ")[2].partition("]")[0] + "]")
     assert ("ansible.plugins.action.assert" in names) is loaded
+    assert ("garbage collection" in names) is not loaded
