@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
 
 
 @pytest.mark.parametrize(("callbacks", "loaded"), [("warm_workers", True), ("fleet_summary", False)])
-def test_a_task_need_not_load_filters_and_actions_nor_collect_garbage(tmp_path: Path, callbacks: str, loaded: bool) -> None:
+def test_a_task_finds_plugins_loaded_and_collects_no_garbage(tmp_path: Path, callbacks: str, loaded: bool) -> None:
     (tmp_path / "loaded.py").write_text(ACTION)
     (tmp_path / "playbook.yml").write_text(PLAYBOOK)
     environment = {
