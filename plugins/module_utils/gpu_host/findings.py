@@ -8,6 +8,7 @@ from __future__ import annotations
 from .engine import cdi_by_default
 from .finding import Facts, Finding, finding
 from .flavors import runs_on
+from .generations import assess_legacy
 from .hardware import (
     assess_fabric,
     assess_flavour,
@@ -45,6 +46,10 @@ def assess_driver(facts: Facts, expected: str, requirements: Facts) -> list[Find
                 "set nvidia_driver_gpu to absent where the host is meant to have none.",
             )
         ]
+    found = assess_legacy(facts)
+    if found:
+        # Whatever else is wrong, nothing helps.
+        return found
     found = _nouveau(facts)
     if not found:
         found = _versions(facts) or assess_flavour(facts) or _answers(facts)

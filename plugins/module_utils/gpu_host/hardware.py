@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .finding import Facts, Finding, finding
-
-# First PCI device ids of Turing, which the open modules need at least, and of Blackwell, which only they drive.
-_FIRST_TURING = 0x1E00
-_FIRST_BLACKWELL = 0x2900
+from .generations import modules_needed
 
 # What NVIDIA's catalogue of Xid events asks for. What is in neither list is the fault of an application.
 _XID_SEVERE = {
@@ -30,20 +27,12 @@ _XID_NOTED = {
 }
 
 
-def flavour_needed(facts: Facts) -> str:
-    """Which kernel modules drive every GPU on the bus: open, proprietary, or either."""
-    numbers = [_number(device["device"]) for device in facts["pci_devices"]]
-    if any(number >= _FIRST_BLACKWELL for number in numbers):
-        return "open"
-    return "proprietary" if any(0 < number < _FIRST_TURING for number in numbers) else "either"
-
-
 def assess_flavour(facts: Facts) -> list[Finding]:
     """GPU005: the kernel modules of the other licence, which cannot drive this generation."""
     flavour = facts["driver"]["flavour"]
     listed = {_short(gpu["pci_address"]) for gpu in facts["gpus"]}
     silent = [device for device in facts["pci_devices"] if _short(device["address"]) not in listed]
-    needed = facts["log"]["flavour_wanted"] or flavour_needed({"pci_devices": silent})
+    needed = facts["log"]["flavour_wanted"] or modules_needed(silent)
     if not flavour or not silent or needed in {flavour, "either"}:
         return []
     return [
@@ -227,10 +216,3 @@ def _short(address: str) -> str:
     """PCI address as the kernel writes it: nvidia-smi gives the domain eight digits, /sys four."""
     domain, _, rest = address.lower().partition(":")
     return f"{domain[-4:]}:{rest}"
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        return 0

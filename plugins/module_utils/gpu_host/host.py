@@ -8,7 +8,7 @@ from typing import Any
 
 from .commands import Outcome, Runner
 from .engine import engine_facts
-from .hardware import flavour_needed
+from .generations import modules_needed
 from .kernel import driver_facts, nvswitches, pci_devices, selinux_facts
 from .kernel_log import parse_kernel_log, read_kernel_log
 from .nvidia_smi import UnreadableOutputError, parse_compute_capabilities, parse_report
@@ -39,7 +39,7 @@ def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     present = bool(devices or report["gpus"])
     return {
         "pci_devices": devices,
-        "flavour_needed": flavour_needed({"pci_devices": devices}),
+        "flavour_needed": modules_needed(devices),
         "nvswitches": nvswitches(root),
         "log": read_kernel_log(run, timeout) if present else parse_kernel_log(""),
         "units": read_units(run, timeout) if present else {},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,11 @@ from .versions import version_key
 
 PERSISTENCED_SOCKETS = ("run/nvidia-persistenced/socket", "var/run/nvidia-persistenced/socket")
 _VERSION = r"(\d{3,}\.\d+(?:\.\d+)?)"
+# Debian calls it nvidia-current or nvidia-current-open, that of one branch nvidia-tesla-535 or nvidia-legacy-390xx.
+_MODULE = re.compile(
+    r"nvidia(?:-(?:current|open|tesla|legacy|\d)[\w-]*)?"
+    r"(?<!-drm)(?<!-uvm)(?<!-modeset)(?<!-peermem)\.ko(?:\.(?:xz|gz|zst))?"
+)
 _LIBRARY_FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
@@ -81,19 +88,35 @@ def parse_modinfo(text: str) -> dict[str, str]:
 
 def module_on_disk(root: Path, run: Runner, timeout: float) -> dict[str, str]:
     """Version, flavour and signer of the nvidia module that the next boot would load; empty when there is none."""
-    if root == Path("/"):
-        outcome = run(["modinfo", "nvidia"], timeout)
-        if not outcome.missing:
-            return parse_modinfo(outcome.out if outcome.ok else "")
     release = kernel_release(root)
     folder = root / "lib/modules" / release
-    if release and folder.is_dir():
-        for path in sorted(folder.rglob("nvidia.ko")):
-            # modinfo's fields stand in the file itself, each ended by a null byte.
-            words = (b"\0" + path.read_bytes()).split(b"\0")
-            pairs = (word.decode("latin-1").partition("=") for word in words if b"=" in word[:10])
-            return parse_modinfo("\n".join(f"{name}: {value}" for name, _, value in pairs))
+    files = sorted(path for path in folder.rglob("nvidia*.ko*") if _MODULE.fullmatch(path.name)) if release else []
+    if root == Path("/"):
+        # By its plain name first: where several are installed, it is modprobe that chooses.
+        for name in ("nvidia", *map(str, files)):
+            outcome = run(["modinfo", name], timeout)
+            if outcome.missing:
+                break
+            if outcome.ok and (found := parse_modinfo(outcome.out))["version"]:
+                return found
+        else:
+            return parse_modinfo("")
+    for path in files:
+        # modinfo's fields stand in the file itself, each ended by a null byte.
+        words = (b"\0" + _unpacked(path)).split(b"\0")
+        pairs = (word.decode("latin-1").partition("=") for word in words if b"=" in word[:10])
+        return parse_modinfo("\n".join(f"{name}: {value}" for name, _, value in pairs))
     return parse_modinfo("")
+
+
+def _unpacked(path: Path) -> bytes:
+    """Content of a module, which the distribution may have compressed; nothing where Python cannot read it."""
+    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    try:
+        with opener(path, "rb") as stream:
+            return bytes(stream.read())
+    except (OSError, EOFError, lzma.LZMAError):
+        return b""
 
 
 def parse_dkms(text: str) -> list[dict[str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from plugins.module_utils.gpu_host.commands import Outcome
 from plugins.module_utils.gpu_host.engine import parse_instances
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
 from plugins.module_utils.gpu_host.flavors import choose_flavor
-from plugins.module_utils.gpu_host.hardware import flavour_needed
+from plugins.module_utils.gpu_host.generations import generation, legacy, modules_needed
 from plugins.module_utils.gpu_host.kernel import parse_devices, parse_dkms, parse_loaded_driver, parse_modinfo
 from plugins.module_utils.gpu_host.kernel_log import parse_kernel_log
 from plugins.module_utils.gpu_host.nvidia_smi import parse_report
@@ -141,6 +143,24 @@ class TestReports:
             "signer": "",
         }
 
+    @pytest.mark.parametrize("name", ["nvidia-current", "nvidia-current-open", "nvidia-tesla-535", "nvidia"])
+    @pytest.mark.parametrize("packed", ["", ".xz", ".gz"])
+    def test_a_module_on_disk_by_any_name_of_a_distribution(self, host: Host, name: str, packed: str) -> None:
+        plain = host.root / "lib/modules/6.1.0-31-amd64/updates/dkms/nvidia.ko"
+        pack = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}[packed]
+        content = plain.read_bytes()
+        plain.unlink()
+        for part in ("", "-drm", "-modeset", "-peermem", "-uvm"):
+            plain.with_name(f"{name}{part}.ko{packed}").write_bytes(pack(content if not part else b"\0version=1.2\0"))
+        assert host.facts()["driver"]["disk_version"] == "550.144.03"
+
+    def test_generations(self) -> None:
+        names = {"0x1381": "Maxwell, Pascal or Volta", "0x20b5": "Turing or Ampere", "0x2330": "Ada or Hopper"}
+        assert {device: getattr(generation(device), "name", "") for device in names} == names
+        assert generation("0x2b85") == generation("0x2901") == generation("0x2e12")
+        assert generation("") is generation("0x0000") is None
+        assert getattr(legacy("0x0a65"), "until", 0) == 340
+
     def test_dkms_in_both_formats(self) -> None:
         assert [item["kernel"] for item in parse_dkms(fixture("dkms/old_kernel"))] == [
             "6.1.0-28-amd64",
@@ -212,7 +232,28 @@ class TestModuleRefused:
     def test_gpu005_turing_to_hopper_work_with_either(self, host: Host) -> None:
         self.foreign(host, "open_580", "0x2330")
         assert of("GPU005", host.driver()) == []
-        assert flavour_needed({"pci_devices": [{"device": "0x1eb8"}]}) == "either"
+        assert modules_needed([{"device": "0x1eb8"}]) == "either"
+
+    @pytest.mark.parametrize(
+        ("device", "words", "branch"),
+        [("0x128b", "Kepler", 470), ("0x102d", "Kepler", 470), ("0x1180", "Kepler", 470), ("0x0dc4", "Fermi", 390)],
+    )
+    @pytest.mark.parametrize("driver", ["nouveau", ""])
+    def test_gpu029_a_generation_that_no_driver_of_today_knows(
+        self, host: Host, device: str, words: str, branch: int, driver: str
+    ) -> None:
+        unloaded(host)
+        host.pci("0000:19:00.0", device=device, driver=driver)
+        (found,) = assess_driver(host.facts(), "auto", CU124)
+        assert (found["id"], found["severity"]) == ("GPU029", "error")
+        assert f"is {words}, last driven by branch {branch}" in found["evidence"]
+        assert "Install no driver" in found["remedy"]
+        assert "reboot" not in found["remedy"]
+
+    def test_gpu029_not_beside_a_card_that_works(self, host: Host) -> None:
+        host.pci("0000:65:00.0", device="0x128b", driver="")
+        assert of("GPU029", host.driver()) == []
+        assert host.facts()["flavour_needed"] == "either"
 
     @staticmethod
     def foreign(host: Host, module: str, device: str) -> None:
