@@ -111,10 +111,9 @@ def module_on_disk(root: Path, run: Runner, timeout: float) -> dict[str, str]:
 
 def _unpacked(path: Path) -> bytes:
     """Content of a module, which the distribution may have compressed; nothing where Python cannot read it."""
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     try:
-        with opener(path, "rb") as stream:
-            return bytes(stream.read())
+        content = path.read_bytes()
+        return {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)(content)
     except (OSError, EOFError, lzma.LZMAError):
         return b""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,13 @@ class TestReports:
     @pytest.mark.parametrize("packed", ["", ".xz", ".gz"])
     def test_a_module_on_disk_by_any_name_of_a_distribution(self, host: Host, name: str, packed: str) -> None:
         plain = host.root / "lib/modules/6.1.0-31-amd64/updates/dkms/nvidia.ko"
-        pack = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}[packed]
+        packers: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}
         content = plain.read_bytes()
         plain.unlink()
         for part in ("", "-drm", "-modeset", "-peermem", "-uvm"):
-            plain.with_name(f"{name}{part}.ko{packed}").write_bytes(pack(content if not part else b"\0version=1.2\0"))
+            plain.with_name(f"{name}{part}.ko{packed}").write_bytes(
+                packers[packed](content if not part else b"\0version=1.2\0")
+            )
         assert host.facts()["driver"]["disk_version"] == "550.144.03"
 
     def test_generations(self) -> None:
