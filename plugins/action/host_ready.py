@@ -78,4 +78,7 @@ class ActionModule(HostScript):
             return no_python(host, names)
         if answer.code != 0:
             return answer.failure(f"{host} could not be looked at")
-        return f"{host} could not be looked at: {str(looked.get('msg', 'no reason was given')).strip().rstrip('.')}."
+        effect = f"{host} could not be looked at"
+        if "module_stderr" in looked:
+            return self.said_instead(looked).failure(effect)
+        return f"{effect}: {str(looked.get('msg', 'no reason was given')).strip().rstrip('.')}."

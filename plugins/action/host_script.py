@@ -6,11 +6,13 @@ says good-bye. So output, complaints and exit code of the lines come between mar
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.loader import action_loader
@@ -46,7 +48,10 @@ STEPS = {
     r"Incorrect \w+ password|incorrect password|Sorry, try again|Authentication (?:token|failure)": (
         "Give the right password with -K (or ansible_become_password)."
     ),
-    r"(?:flock|sync): (?:command )?not found": "Install util-linux and coreutils there.",
+    r"must have a tty": (
+        "Take requiretty out of the host's sudoers (`visudo`), or give sudo a terminal with ANSIBLE_PIPELINING=false."
+    ),
+    r"(?:flock|sync|base64): (?:command )?not found": "Install util-linux and coreutils there.",
     r": (?:command )?not found": "Install that there, or set ansible_become_method to what the host has.",
     r"No space left on device|Disk quota exceeded": "Free space there (`df -h`, `df -i`).",
     r"Read-only file system": "Make the file system writable; `dmesg` says why it is not.",
@@ -80,8 +85,14 @@ class Answer:
 
 
 def command_line(script: str, arguments: list[str], halves: tuple[str, str]) -> str:
-    """Return the command that runs the script on the host between markers."""
-    return shlex.join(["sh", "-c", AROUND, "sh", *halves, script, *arguments])
+    """Return the command that runs the script on the host between markers; any login shell understands it."""
+    words = shlex.join([*halves, script, *arguments])
+    return f"sh -c {one_line(f'set -- {words}{AROUND}')}"
+
+
+def one_line(program: str) -> str:
+    """Return a program of sh as one quoted word without ends of line, which csh and fish read as sh does."""
+    return f"""'eval "$(echo {base64.b64encode(program.encode()).decode()} | base64 -d)"'"""
 
 
 def read_answer(marker: str, output: str, errors: str = "") -> Answer:
@@ -106,6 +117,13 @@ def next_step(reason: str) -> str:
 
 class ActionModule(Watched):
     """Runs scripts of the shell on the host; a base of other actions, and nothing by itself."""
+
+    one_line = staticmethod(one_line)
+
+    @staticmethod
+    def said_instead(result: Mapping[str, Any]) -> Answer:
+        """Return what came over the connection in place of a module's result."""
+        return read_answer(secrets.token_hex(8), str(result["module_stdout"]), str(result["module_stderr"]))
 
     def run_script(self, script: str, arguments: list[str], executable: str | None = None) -> Answer:
         """Run the script with arguments, by another shell when one is named."""

@@ -240,7 +240,7 @@ def release(swap: Swap, run: str) -> bool:
 
 def writing_shell(folder: str, run: str, shell: str) -> str:
     """Return the shell, as Ansible's variable for it takes it, whose commands hold the lock of the kernel."""
-    return shlex.join(["/bin/sh", "-c", WRITER, WRITER_LABEL, folder, run, shell])
+    return f"/bin/sh -c {HostScript.one_line(WRITER)} {shlex.join([WRITER_LABEL, folder, run, shell])}"
 
 
 def plain_shell(shell: str) -> str:

@@ -141,3 +141,15 @@ def test_a_host_that_cannot_be_worked_on_is_refused_with_what_to_do(
     code, output = deploy(tmp_path, {"gpu-1": {}}, **settings)
     assert code != 0
     assert words in output
+
+
+def test_what_was_said_in_place_of_a_modules_result_is_the_reason(tmp_path: Path) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text("#!/bin/sh\necho Welcome\necho 'sudo: sorry, you must have a tty to run sudo' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    settings = {"ansible_become": True, "ansible_become_user": "daemon", "ansible_become_exe": str(sudo)}
+    code, output = deploy(tmp_path, {"gpu-1": {}}, **settings)
+    assert code != 0
+    assert "The host ran nothing: " in output
+    assert "sudo: sorry, you must have a tty to run sudo" in output
+    assert "Take requiretty out of the host's sudoers" in output

@@ -70,6 +70,13 @@ class TestAnswer:
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, SAID, "")
 
+    def test_nothing_is_in_it_that_login_shells_read_in_different_ways(self) -> None:
+        command = command_line("echo \"$1\" '!'\necho b", ["it's\nthat: $HOME"], HALVES)
+        # Within quotes, csh stumbles over an end of line and an exclamation mark, fish over a backslash.
+        assert not set(command) & set("\n!\\")
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert read_answer(MARKER, done.stdout) == Answer(0, "it's\nthat: $HOME !\nb\n", "")
+
     @pytest.mark.parametrize("lines", ["", "no end of line", "\n", "a\r\nb\r", "\n\n AAAABBBB \n", f"{MARKER[:-1]}<\n"])
     @pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n"])
     def test_output_is_not_touched(self, lines: str, end: str) -> None:
