@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.gpu_host.commands import run
-from ansible.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
+from ansible.module_utils.gpu_host.engine import assess_engine
+from ansible.module_utils.gpu_host.findings import assess_driver, assess_toolkit, gpu_present
 from ansible.module_utils.gpu_host.flavors import choose_flavor
 from ansible.module_utils.gpu_host.host import host_facts
 

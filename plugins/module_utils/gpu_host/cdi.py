@@ -1,4 +1,4 @@
-"""Read Container Device Interface specifications without a YAML library."""
+"""Read Container Device Interface specifications without a YAML library, and judge them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .kernel import read_text
+from .files import read_text
+from .finding import Facts, Finding, finding
 
 SPEC_FOLDERS = ("etc/cdi", "var/run/cdi", "run/cdi")
 
@@ -49,6 +50,76 @@ def read_specs(root: Path) -> list[dict[str, Any]]:
 def qualified_devices(specs: list[dict[str, Any]]) -> list[str]:
     """Names that a container asks for, such as `nvidia.com/gpu=0`."""
     return sorted({f"{spec['kind']}={name}" for spec in specs for name in spec["devices"]})
+
+
+def assess_stale_specs(facts: Facts, severity: str) -> list[Finding]:
+    """GPU012: a specification of another driver."""
+    running = facts["driver"]["loaded_version"] or facts["driver_version"]
+    return [
+        finding(
+            "GPU012",
+            severity,
+            f"The CDI specification {spec['path']} was written for driver {spec['driver_version']}, "
+            f"but {running} is running.",
+            f"{spec['path']} names libraries of {spec['driver_version']}",
+            "Write it anew: systemctl restart nvidia-cdi-refresh.service, or nvidia-ctk cdi generate "
+            f"--output={spec['path']}; remove a copy that nothing refreshes.",
+        )
+        for spec in facts["toolkit"]["cdi_specs"]
+        if running and spec["driver_version"] and spec["driver_version"] != running
+    ]
+
+
+def assess_refresh(facts: Facts) -> list[Finding]:
+    """GPU012: the service that writes specifications failed."""
+    unit = facts["units"].get("nvidia-cdi-refresh.service", {})
+    if not unit or unit["result"] in {"", "success"}:
+        return []
+    return [
+        finding(
+            "GPU012",
+            "warning",
+            "The service that writes the CDI specification failed the last time.",
+            f"nvidia-cdi-refresh.service: {unit['active']}, result {unit['result']}",
+            "Read why: journalctl -u nvidia-cdi-refresh.service; then systemctl restart nvidia-cdi-refresh.service.",
+        )
+    ]
+
+
+def assess_uvm_number(facts: Facts, severity: str) -> list[Finding]:
+    """GPU024: a CDI specification with a device number that the kernel no longer uses."""
+    actual = facts["driver"]["device_majors"].get("nvidia-uvm")
+    return [
+        finding(
+            "GPU024",
+            severity,
+            "The CDI specification has a wrong device number for /dev/nvidia-uvm: CUDA fails where nvidia-smi works.",
+            f"{spec['path']} says major {spec['uvm_major']}, /proc/devices says {actual}",
+            "Write the specification anew, now that nvidia-uvm is loaded: modprobe nvidia-uvm && "
+            "systemctl restart nvidia-cdi-refresh.service.",
+        )
+        for spec in facts["toolkit"]["cdi_specs"]
+        if actual is not None and spec["uvm_major"] is not None and spec["uvm_major"] != actual
+    ]
+
+
+def assess_mig_offered(facts: Facts, modes: list[str]) -> list[Finding]:
+    """GPU018: MIG devices that no specification offers."""
+    split = [gpu for gpu in facts["gpus"] if gpu["mig"]["current"] and gpu["mig"]["instances"]]
+    # nvidia-ctk names a MIG device GPU:INSTANCE, or MIG-UUID when asked for uuids.
+    offered = [name for name in facts["toolkit"]["cdi_devices"] if ":" in name or "MIG-" in name]
+    if "cdi" not in modes or not split or offered:
+        return []
+    return [
+        finding(
+            "GPU018",
+            "warning",
+            "The CDI specification knows none of this host's MIG devices.",
+            f"MIG is on for GPU {', '.join(str(gpu['index']) for gpu in split)}; "
+            f"offered {', '.join(facts['toolkit']['cdi_devices'])}",
+            "Write it anew after each change of MIG: systemctl restart nvidia-cdi-refresh.service.",
+        )
+    ]
 
 
 def _uvm_major(text: str) -> int | None:

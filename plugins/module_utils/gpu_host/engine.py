@@ -1,4 +1,4 @@
-"""Read what the Docker engine and its command line say about themselves."""
+"""Read what the Docker engine and its command line say about themselves, and judge it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .commands import Outcome, Runner
+from .finding import Facts, Finding, finding
 from .versions import older
 
 _CDI_ALWAYS_ON = "28.2.0"
+ENGINE_MINIMUM = "24.0"
+STORAGE_MINIMUM_BYTES = 10 * 10**9
+_SHM_DEFAULT = 64 * 2**20
+_NOFILE_MINIMUM = 4096
 
 
 def parse_info(text: str) -> dict[str, Any]:
@@ -119,6 +124,84 @@ def cdi_by_default(version: str) -> bool:
     return bool(version) and not older(version, _CDI_ALWAYS_ON)
 
 
+def assess_engine(facts: Facts, required: bool) -> list[Finding]:
+    """Judge the Docker engine itself; where it is about to be installed, what is missing is only a warning."""
+    engine = facts["engine"]
+    severity = "error" if required else "warning"
+    install = "Run the deploy with docker_engine_install=true"
+    if not engine["version"]:
+        if not engine["cli_present"]:
+            summary = "Docker is not installed."
+            remedy = f"{install}, or install it by hand."
+        elif engine["daemon_present"]:
+            summary = "The Docker engine does not answer."
+            remedy = (
+                "Read its log (journalctl -u docker, or /var/log/dockerd.log without systemd), start it, and check "
+                f"that this user may use its socket. {install} to have it started."
+            )
+        else:
+            summary = "The docker command is here, but no Docker engine answers."
+            remedy = f"{install}, or point DOCKER_HOST at the engine."
+        return [finding("ENG001", severity, summary, engine["message"] or "docker info gave no answer", remedy)]
+    found = []
+    if older(engine["version"], ENGINE_MINIMUM):
+        found.append(
+            finding(
+                "ENG002",
+                "error",
+                f"Docker {engine['version']} is too old: {ENGINE_MINIMUM} is the oldest that works here.",
+                f"server version {engine['version']}",
+                "Upgrade or remove the engine when its containers may stop, then run the deploy with "
+                "docker_engine_install=true; an engine in use is never replaced by the playbook.",
+            )
+        )
+    for identifier, name, package in (
+        ("ENG003", "compose", "docker-compose-plugin"),
+        ("ENG004", "buildx", "docker-buildx-plugin"),
+    ):
+        if not engine[f"{name}_version"]:
+            found.append(
+                finding(
+                    identifier,
+                    severity,
+                    f"The docker command has no {name} plugin.",
+                    f"docker {name} version gave no answer",
+                    f"{install}, or install it by hand: {package} from the vendor's repository, "
+                    f"docker-{name} from Debian's.",
+                )
+            )
+    found += _limits(engine)
+    free = engine["storage_free_bytes"]
+    if 0 < free < STORAGE_MINIMUM_BYTES:
+        found.append(
+            finding(
+                "ENG005",
+                "warning",
+                f"Only {free / 10**9:.1f} GB are free where Docker keeps its images.",
+                f"data root {engine['data_root']}",
+                "Free space (docker image prune removes images that nothing names) or move the data root; "
+                "the GPU image alone needs about 5 GB.",
+            )
+        )
+    return found
+
+
+def assess_restart(engine: Facts) -> list[Finding]:
+    """GPU014: a restart of the engine stops everything."""
+    if not engine["version"] or engine["live_restore"] or engine["swarm_active"] or not engine["containers_running"]:
+        return []
+    return [
+        finding(
+            "GPU014",
+            "warning",
+            "A restart or upgrade of Docker would stop every container on this host.",
+            f"live-restore is off, {engine['containers_running']} containers are running",
+            'Set "live-restore": true in /etc/docker/daemon.json and reload (systemctl reload docker stops nothing); '
+            "docker_engine_daemon_options does it, with a restart. Not for swarm.",
+        )
+    ]
+
+
 def _plugin_version(plugins: object, name: str) -> str:
     """Return the version of a plugin of the command line, as `docker info` lists it; '' when it is not there."""
     listed = [item for item in plugins if isinstance(item, dict)] if isinstance(plugins, list) else []
@@ -147,3 +230,25 @@ def _number(value: object) -> int:
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _limits(engine: Facts) -> list[Finding]:
+    tight = [
+        f"{item['name']}: shared memory {item['shm_bytes'] // 2**20} MiB, open files {item['nofile'] or 'not stated'}"
+        for item in engine["instances"]
+        if item["shm_bytes"] <= _SHM_DEFAULT
+        or (item["nofile"] or _NOFILE_MINIMUM) < _NOFILE_MINIMUM
+        or (item["nofile"] is None and not older(engine["version"], "29"))
+    ]
+    if not tight:
+        return []
+    return [
+        finding(
+            "GPU022",
+            "warning",
+            "An instance of the service runs with the engine's own small limits.",
+            "; ".join(tight),
+            "Start it from docker-compose.yml, which states shm_size and ulimits, or set both where it is started: "
+            "Docker 29 lets a container open 1024 files only.",
+        )
+    ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from .commands import Outcome, Runner
+from .driver import driver_facts
 from .engine import engine_facts
+from .fabric import fabric_manager_version
 from .generations import modules_needed
-from .kernel import driver_facts, nvswitches, pci_devices, selinux_facts
 from .kernel_log import parse_kernel_log, read_kernel_log
 from .nvidia_smi import UnreadableOutputError, parse_compute_capabilities, parse_report
 from .packages import package_facts
+from .pci import nvswitches, pci_devices
+from .selinux import selinux_facts
 from .toolkit import access_modes, toolkit_facts
 from .units import read_units
 
@@ -45,7 +47,7 @@ def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
         "units": read_units(run, timeout) if present else {},
         "packages": package_facts(root, run, timeout) if present else {},
         "selinux": selinux_facts(root),
-        "fabric_manager_version": _fabric_manager(run, timeout) if present and nvswitches(root) else "",
+        "fabric_manager_version": fabric_manager_version(run, timeout) if present and nvswitches(root) else "",
         "gpus": report["gpus"],
         "driver": driver,
         "driver_version": report["driver_version"] or driver["loaded_version"],
@@ -70,13 +72,6 @@ def host_facts(root: Path, run: Runner, timeout: float, topics: set[str]) -> dic
         facts["toolkit"] = toolkit_facts(root, run, timeout)
         facts["toolkit"]["modes"] = access_modes(facts["engine"], facts["toolkit"])
     return facts
-
-
-def _fabric_manager(run: Runner, timeout: float) -> str:
-    """Version of the Fabric Manager, from the line that it prints about itself."""
-    answer = run(["nv-fabricmanager", "--version"], timeout)
-    match = re.search(r"(\d{3,}\.\d+(?:\.\d+)?)", answer.out) if answer.ok else None
-    return match.group(1) if match else ""
 
 
 def _message(answer: Outcome) -> str:

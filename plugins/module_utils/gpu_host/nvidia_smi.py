@@ -1,4 +1,4 @@
-"""Read what `nvidia-smi -q -x` prints."""
+"""Read what `nvidia-smi -q -x` prints, and judge whether it is an answer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
+
+from .finding import Facts, Finding, finding
 
 _ABSENT = {"", "n/a", "[n/a]", "not available", "unknown error", "none", "requested functionality has been deprecated"}
 
@@ -35,6 +37,34 @@ def parse_compute_capabilities(text: str) -> dict[str, str]:
         for pair in pairs
         if len(pair) == 2 and re.fullmatch(r"\d+\.\d+", pair[1].strip())
     }
+
+
+def assess_answer(facts: Facts) -> list[Finding]:
+    """GPU027, GPU028: nvidia-smi hangs, or says nothing that can be read."""
+    smi = facts["nvidia_smi"]
+    if smi["timed_out"]:
+        return [
+            finding(
+                "GPU027",
+                "error",
+                "nvidia-smi does not answer: the driver or a GPU hangs.",
+                smi["message"],
+                "Look for NVRM and Xid lines in dmesg, drain this host and reboot it; "
+                "a GPU that hangs again needs service.",
+            )
+        ]
+    if not smi["answered"]:
+        return [
+            finding(
+                "GPU028",
+                "error",
+                "nvidia-smi gives no usable answer.",
+                smi["message"] or "nvidia-smi is not installed",
+                "Run nvidia-smi -q on the host; install the driver's utilities if the command is missing, "
+                "and reboot if it says that no devices were found.",
+            )
+        ]
+    return []
 
 
 def _root_element(text: str) -> Element:

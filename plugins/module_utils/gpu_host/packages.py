@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands import Runner
-from .kernel import read_text
+from .files import read_text
 
 TOOLKIT_PACKAGES = (
     "nvidia-container-toolkit",

@@ -1,4 +1,4 @@
-"""Read what the NVIDIA Container Toolkit has set up on the host."""
+"""Read what the NVIDIA Container Toolkit has set up on the host, and judge it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from .cdi import qualified_devices, read_specs
 from .commands import Runner
-from .kernel import read_text
+from .engine import cdi_by_default
+from .files import read_text
+from .finding import Facts, Finding, finding
+from .versions import older
 
 
 def parse_toolkit_version(text: str) -> str:
@@ -41,3 +44,59 @@ def access_modes(engine: dict[str, Any], toolkit: dict[str, Any]) -> list[str]:
     offered = any(name.startswith("nvidia.com/gpu=") for name in toolkit["cdi_devices"])
     modes = ["cdi"] if engine["cdi_enabled"] and offered else []
     return [*modes, "nvidia"] if "nvidia" in engine["runtimes"] else modes
+
+
+def no_access(engine: Facts, toolkit: Facts, severity: str) -> Finding:
+    """GPU010, GPU012: why no container can get a GPU."""
+    evidence = (
+        f"toolkit {toolkit['version'] or 'not installed'}, CDI {'on' if engine['cdi_enabled'] else 'off'} "
+        f"in Docker {engine['version']}, CDI devices {', '.join(toolkit['cdi_devices']) or 'none'}, "
+        f"runtimes {', '.join(engine['runtimes']) or 'none'}"
+    )
+    if not toolkit["version"] and not toolkit["cdi_devices"]:
+        return finding(
+            "GPU010",
+            severity,
+            "The NVIDIA Container Toolkit is not installed: no container can get a GPU.",
+            evidence,
+            "Run the deploy with nvidia_container_toolkit_install=true, or install the toolkit by hand.",
+        )
+    if engine["cdi_enabled"]:
+        return finding(
+            "GPU012",
+            severity,
+            "Docker reads CDI specifications, but none offers a GPU.",
+            evidence,
+            "Write one: systemctl restart nvidia-cdi-refresh.service, or nvidia-ctk cdi generate "
+            "--output=/var/run/cdi/nvidia.yaml.",
+        )
+    how = "" if cdi_by_default(engine["version"]) else " (docker_engine_cdi=true sets features.cdi)"
+    return finding(
+        "GPU010",
+        severity,
+        "Docker is not set up for GPUs: CDI is off and no nvidia runtime is registered.",
+        evidence,
+        f"Turn CDI on in daemon.json{how}, or register the runtime: "
+        "nvidia-ctk runtime configure --runtime=docker; Docker must restart after either.",
+    )
+
+
+def assess_hook(facts: Facts, modes: list[str]) -> list[Finding]:
+    """GPU013: containers that lose the GPU later."""
+    engine, toolkit = facts["engine"], facts["toolkit"]
+    # From 1.18 on, the runtime's mode auto tells the engine of the devices; the hook of an older one hides them.
+    by_hook = toolkit["runtime_mode"] == "legacy" or (
+        toolkit["runtime_mode"] == "auto" and older(toolkit["version"], "1.18.0")
+    )
+    if modes[:1] != ["nvidia"] or engine["cgroup_driver"] != "systemd" or not by_hook:
+        return []
+    return [
+        finding(
+            "GPU013",
+            "warning",
+            "Containers lose the GPU at the next systemctl daemon-reload: a hook gives it behind systemd's back.",
+            f"runtime mode {toolkit['runtime_mode']}, toolkit {toolkit['version'] or 'unknown'}, cgroup driver systemd",
+            "Let containers get the GPU through CDI (docker_engine_cdi=true), or upgrade the toolkit to 1.18 or newer; "
+            "a container that says NVML: Unknown Error must be created anew.",
+        )
+    ]

@@ -124,20 +124,3 @@ def assess_toolkit_packages(facts: Facts, modes: list[str]) -> list[Finding]:
             )
         )
     return found
-
-
-def assess_uvm_number(facts: Facts, severity: str) -> list[Finding]:
-    """GPU024: a CDI specification with a device number that the kernel no longer uses."""
-    actual = facts["driver"]["device_majors"].get("nvidia-uvm")
-    return [
-        finding(
-            "GPU024",
-            severity,
-            "The CDI specification has a wrong device number for /dev/nvidia-uvm: CUDA fails where nvidia-smi works.",
-            f"{spec['path']} says major {spec['uvm_major']}, /proc/devices says {actual}",
-            "Write the specification anew, now that nvidia-uvm is loaded: modprobe nvidia-uvm && "
-            "systemctl restart nvidia-cdi-refresh.service.",
-        )
-        for spec in facts["toolkit"]["cdi_specs"]
-        if actual is not None and spec["uvm_major"] is not None and spec["uvm_major"] != actual
-    ]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit
+from plugins.module_utils.gpu_host.engine import assess_engine
+from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
 from plugins.module_utils.gpu_host.host import host_facts
 from plugins.module_utils.gpu_host.units import UNITS
 

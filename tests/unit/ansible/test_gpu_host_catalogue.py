@@ -14,11 +14,11 @@ import pytest
 from plugins.module_utils.gpu_host.access import assess_access, command, parse_probe, try_access
 from plugins.module_utils.gpu_host.cdi import parse_spec
 from plugins.module_utils.gpu_host.commands import Outcome
+from plugins.module_utils.gpu_host.driver import parse_devices, parse_dkms, parse_loaded_driver, parse_modinfo
 from plugins.module_utils.gpu_host.engine import parse_instances
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
 from plugins.module_utils.gpu_host.flavors import choose_flavor
 from plugins.module_utils.gpu_host.generations import generation, legacy, modules_needed
-from plugins.module_utils.gpu_host.kernel import parse_devices, parse_dkms, parse_loaded_driver, parse_modinfo
 from plugins.module_utils.gpu_host.kernel_log import parse_kernel_log
 from plugins.module_utils.gpu_host.nvidia_smi import parse_report
 from plugins.module_utils.gpu_host.packages import (

@@ -16,10 +16,10 @@ import pytest
 from plugins.module_utils.gpu_host import commands
 from plugins.module_utils.gpu_host.cdi import parse_spec
 from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.engine import parse_images, parse_info
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit, gpu_present
+from plugins.module_utils.gpu_host.driver import parse_loaded_driver
+from plugins.module_utils.gpu_host.engine import assess_engine, parse_images, parse_info
+from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit, gpu_present
 from plugins.module_utils.gpu_host.host import host_facts
-from plugins.module_utils.gpu_host.kernel import parse_loaded_driver
 from plugins.module_utils.gpu_host.nvidia_smi import (
     UnreadableOutputError,
     parse_compute_capabilities,

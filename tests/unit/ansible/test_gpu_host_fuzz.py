@@ -16,7 +16,8 @@ import pytest
 from plugins.module_utils import gpu_host
 from plugins.module_utils.gpu_host.access import assess_access
 from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_engine, assess_toolkit
+from plugins.module_utils.gpu_host.engine import assess_engine
+from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
 from plugins.module_utils.gpu_host.host import host_facts
 from plugins.module_utils.gpu_host.nvidia_smi import UnreadableOutputError
 from tests.unit.ansible.simulated_host import CU124, FIXTURES, Host, shown
