@@ -34,6 +34,8 @@ display = Display()
 LOCK_NAME = "deploy.lock"
 # What processes lock; its content is the last run that began to work here.
 WRITER_NAME = "writer.lock"
+# What a deploy leaves in a folder that is the service's (state_folder.py).
+MARKER = ".inference-service"
 # Arguments: folder, expected content, new one, seconds; '' stands for no lock. Another content is printed, with code 3,
 # and in the next line whether a process works here.
 # The kernel ends the lock on the folder with the shell; a reader, or a power cut, sees the old content or the new.
@@ -59,8 +61,8 @@ if [ "$held" != "$2" ]; then
 fi
 if [ -z "$3" ]; then
   rm -f {LOCK_NAME}
-  # Nothing is left of a run that did nothing but take the lock.
-  [ "$(ls -A)" != {WRITER_NAME} ] || {{ exec 8<{WRITER_NAME} && flock -n 8 && rm {WRITER_NAME} && rmdir "$1"; }}
+  # Nothing is left of a run that did nothing but take the lock, or in a folder that is somebody else's.
+  [ -e {MARKER} ] || {{ exec 8<{WRITER_NAME} && flock -n 8 && rm {WRITER_NAME} && rmdir "$1" 2>/dev/null; }}
   exit 0
 fi
 # The shell's own printf calls a full disk an "I/O error".

@@ -34,6 +34,7 @@ from plugins.action.release_lock import (
 )
 from plugins.action.release_lock import take as take_and_wait
 from plugins.module_utils.deploy_lock import read_lock as lock_facts
+from plugins.module_utils.state_folder import MARKER, mark
 
 
 def owner(run: str) -> dict[str, Any]:
@@ -96,9 +97,10 @@ class TestLock:
         swap = on_this_machine(tmp_path)
         take(swap, owner("one"))
         assert release(swap, "two") is False
-        (tmp_path / "records").mkdir()
+        mark(tmp_path, "cats")
         assert release(swap, "one") is True
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["records", WRITER_NAME]
+        # What its processes lock stays, in a folder that is the service's.
+        assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, WRITER_NAME]
         assert release(swap, "one") is False
 
     def test_a_run_that_did_nothing_else_leaves_nothing(self, tmp_path: Path) -> None:
@@ -107,6 +109,13 @@ class TestLock:
         release(swap, "one")
         assert release(on_this_machine(tmp_path / "nothing"), "one") is False
         assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_stays_in_a_folder_that_is_somebody_else_s(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.txt").touch()
+        swap, me = on_this_machine(tmp_path), owner("a")
+        assert take(swap, me) == {}
+        assert release(swap, "a")
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
     def test_a_dead_run_is_replaced_once(self, tmp_path: Path) -> None:
         swap, me = on_this_machine(tmp_path), this_run(os.getpid())
