@@ -5,27 +5,37 @@ The short tests of the suite come first; the matrix of every part and every run 
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import os
+import threading
 from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
 from tests.integration.support.damage import DAMAGES, PAIRED, release_folder
 from tests.integration.support.load import get
-from tests.integration.support.playbooks import Host, docker
+from tests.integration.support.playbooks import ROOT, Host, Run, docker
 
-# The matrix takes every single damage, and this many pairs.
+# The matrix takes every single damage with every run, and this many pairs; what the runs said goes to .reports/life.
 PAIRS = int(os.environ.get("INFERENCE_TEST_PAIRS", "20"))
 
 
-def served(host: Host) -> str:
+def answer(port: int) -> str:
     """Return the version that answers, '' when none does."""
     try:
-        status, _, headers = get(host.port, "/health/ready")
-    except OSError:
+        status, _, headers = get(port, "/health/ready", timeout=30)
+    except (OSError, ValueError, http.client.HTTPException):
         return ""
     return headers["X-Model-Version"] if status == 200 else ""
+
+
+def served(host: Host) -> str:
+    """Return the version that a host answers with, '' when it does not."""
+    return answer(host.port)
 
 
 def damage(host: Host, names: Iterable[str]) -> None:
@@ -58,30 +68,85 @@ def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_
         assert served(serving) == version
 
 
+class Watch:
+    """Asks the service whether it is ready ten times a second, each time over a new connection."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.answers: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Begin to ask."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End after the request that is under way."""
+        self._stop.set()
+        self._thread.join(timeout=60)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            self.answers.append(answer(self._port))
+
+    def failed(self) -> int:
+        """Return how many requests failed after the first that was answered, or all when none was."""
+        first = next((index for index, word in enumerate(self.answers) if word), 0)
+        return sum(not word for word in self.answers[first:])
+
+
+RUNS = ("same", "rollback", "other")
+CELLS = [
+    *(((name,), run) for run in RUNS for name in DAMAGES),
+    *((names, "same") for names in itertools.islice(PAIRED, PAIRS)),
+]
+
+
 @pytest.mark.trial
-@pytest.mark.parametrize("names", [*((name,) for name in DAMAGES), *itertools.islice(PAIRED, PAIRS)], ids=" and ".join)
-def test_after_any_damage_one_deploy_serves(serving: Host, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("names", "run"), CELLS, ids=[f"{' and '.join(names)}-{run}" for names, run in CELLS])
+def test_after_any_damage_one_run_serves(serving: Host, names: tuple[str, ...], run: str) -> None:
+    said = Path(ROOT, ".reports", "life", f"{run}: {' and '.join(names)}.txt")
+    said.parent.mkdir(parents=True, exist_ok=True)
+    said.unlink(missing_ok=True)
+
+    def play(playbook: str) -> Run:
+        """Run a playbook, and keep what it said."""
+        done = serving.play(playbook)
+        with said.open("a") as file:
+            file.write(f"=== {playbook}: {done.code}\n{done.output}\n")
+        return done
+
+    if not served(serving):
+        serving.deploy()
     version = served(serving)
-    serving.variables["model_bundle_version"] = version
+    other = "A" if version == "B" else "B"
+    serving.variables["model_bundle_version"] = other if run == "other" else version
     damage(serving, names)
     before = served(serving)
-    status = serving.play("status")
+    status = play("status")
     assert status.code == 0, status.output[-4000:]
-    serving.deploy()
-    assert served(serving) == version
-    print(f"{' and '.join(names)}: {before or 'nothing'} answered before the deploy")
-    assert serving.deploy().changed == 0
-    assert "The next deploy mends" not in serving.play("status").output
-
-
-@pytest.mark.trial
-@pytest.mark.parametrize("name", DAMAGES)
-def test_after_any_damage_another_release_can_be_deployed(serving: Host, name: str) -> None:
-    version = "A" if served(serving) == "B" else "B"
-    damage(serving, [name])
-    serving.variables["model_bundle_version"] = version
-    serving.deploy()
-    assert served(serving) == version
+    with Watch(serving.port) as watch:
+        done = play("rollback" if run == "rollback" else "deploy")
+    print(f"{' and '.join(names)}, {run}: {before or 'nothing'} answered before, {watch.failed()} failed in the run")
+    if run == "rollback" and done.code != 0:
+        # What the records do not tell cannot be gone back to; then nothing is touched, and a deploy mends.
+        assert "no release to go back to" in " ".join(done.output.split()), done.output[-4000:]
+        assert served(serving) == before
+        done = play("deploy")
+        wanted = version
+    else:
+        wanted = version if run == "same" else other
+    assert done.code == 0, done.output[-6000:]
+    assert served(serving) == wanted
+    assert not watch.failed()
+    assert not before or watch.answers[0]
+    if run == "same":
+        assert "The next deploy mends" not in play("status").output
+        assert len(names) > 1 or play("deploy").changed == 0
 
 
 @pytest.mark.trial
