@@ -59,8 +59,9 @@ integration: $(VENV)/.test $(DEMO) ## Run the deploys on this machine's Docker e
 	@$(VENV)/bin/python scripts/run-tests integration
 
 .PHONY: trials
-trials: $(VENV)/.test $(DEMO) ## Run the long trials: updates in a row, killed runs, a fleet, a browser
+trials: $(VENV)/.test $(DEMO) ## Run the long trials: updates in a row, killed runs, a fleet, a browser, a hundred architectures
 	@$(VENV)/bin/ansible-playbook --inventory=inventory/local tests/prepare_trials.yml
+	@PYTEST_ADDOPTS="-m trial" $(VENV)/bin/python scripts/run-tests unit-app
 	@$(VENV)/bin/python -m pytest -m trial tests/integration
 
 .PHONY: molecule

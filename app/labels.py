@@ -40,6 +40,8 @@ WELL_KNOWN = {67: _SHIPPED / "cat_breeds.txt", 1000: _SHIPPED / "imagenet_1k.txt
 # ImageNet has two classes of each of these names.
 _IMAGENET = 1000
 _IMAGENET_TWICE = ("crane", "maillot")
+# The longest name of a class, and how much of a text a message shows.
+_LONGEST, _SHOWN = 500, 80
 _BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
@@ -175,8 +177,8 @@ def _decode(content: bytes, origin: str) -> tuple[str, str]:
         shown = content.split(b"\n")[line].decode("cp1252", errors="replace").strip()
         raise _invalid(
             origin,
-            f"line {line + 1} is not UTF-8 text (as Windows-1252 it would be {shown!r}); save it as UTF-8, or convert "
-            "it with iconv",
+            f"line {line + 1} is not UTF-8 text (as Windows-1252 it would be {_shown(shown)}); save it as UTF-8, or "
+            "convert it with iconv",
         ) from None
     if "\0" in text:
         raise _invalid(origin, "it holds zero bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
@@ -241,7 +243,7 @@ def _table(lines: Sequence[str], origin: str, expected: int | None) -> tuple[lis
     if name < 0:
         raise _invalid(
             origin,
-            f"none of the columns {', '.join(header)} is known to hold the names; call one of them `name`",
+            f"none of the columns {', '.join(header)[:_SHOWN]} is known to hold the names; call one of them `name`",
         )
     entries = [_Entry(f"line {line}", row[name]) for line, row in rows]
     column = f"the column {header[name]!r} of a CSV file with a header"
@@ -262,7 +264,7 @@ def _json(text: str, origin: str) -> tuple[list[_Entry], str]:
         found = dict(pairs)
         if len(found) != len(pairs):
             twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-            raise _invalid(origin, f"{twice!r} is in it twice; every class has one name and one number")
+            raise _invalid(origin, f"{_shown(twice)} is in it twice; every class has one name and one number")
         return found
 
     try:
@@ -302,7 +304,9 @@ def _objects(content: Sequence[dict[str, object]], origin: str) -> tuple[list[_E
     name = next((key for key in _NAME_COLUMNS if isinstance(content[0].get(key), str)), None)
     number = next((key for key in _NUMBER_COLUMNS if _is_whole(content[0].get(key))), None)
     if name is None:
-        raise _invalid(origin, f"its entries have {', '.join(keys)}, and none of these is known to be the name")
+        raise _invalid(
+            origin, f"its entries have {', '.join(keys)[:_SHOWN]}, and none of these is known to be the name"
+        )
     entries, numbers = [], []
     for position, item in enumerate(content):
         if not isinstance(item.get(name), str) or (number is not None and not _is_whole(item.get(number))):
@@ -317,7 +321,7 @@ def _mapping(content: dict[object, object], origin: str) -> tuple[list[_Entry], 
         raise _invalid(origin, "its JSON is empty; name every class")
     pairs = [(str(key).strip(), value) for key, value in content.items()]
     if all(_is_whole(value) for _, value in pairs):
-        entries = [_Entry(f"entry {key!r}", key) for key, _ in pairs]
+        entries = [_Entry(f"entry {_shown(key)}", key) for key, _ in pairs]
         return _in_order([int(str(value)) for _, value in pairs], entries, origin, "mapping of names to numbers")
     if all(_is_whole(key) for key, _ in pairs):
         entries = []
@@ -325,13 +329,13 @@ def _mapping(content: dict[object, object], origin: str) -> tuple[list[_Entry], 
             # Keras writes ImageNet's classes as [synset, name].
             name = value[-1] if isinstance(value, list) and value else value
             if not isinstance(name, str):
-                raise _invalid(origin, f"entry {key!r} is {str(value)[:40]}, not a name in quotes")
-            entries.append(_Entry(f"entry {key!r}", name.strip()))
+                raise _invalid(origin, f"entry {_shown(key)} is {str(value)[:40]}, not a name in quotes")
+            entries.append(_Entry(f"entry {_shown(key)}", name.strip()))
         return _in_order([int(key) for key, _ in pairs], entries, origin, "mapping of numbers to names")
     key, value = next((key, value) for key, value in pairs if not _is_whole(value))
     raise _invalid(
         origin,
-        f"its JSON maps {key!r} to {str(value)[:40]!r}; write a list of names, or a mapping of names and numbers",
+        f"its JSON maps {_shown(key)} to {str(value)[:40]!r}; write a list of names, or a mapping of names and numbers",
     )
 
 
@@ -374,6 +378,8 @@ def _check(entries: Sequence[_Entry], origin: str) -> None:
     for entry in entries:
         if not entry.name:
             raise _invalid(origin, f"{entry.where} is empty; name every class")
+        if len(entry.name) > _LONGEST:
+            raise _invalid(origin, f"{entry.where} has {len(entry.name)} letters; a name has {_LONGEST} at most")
         for letter in entry.name:
             if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _BIDIRECTIONAL:
                 raise _invalid(origin, f"{entry.where} holds the control character U+{ord(letter):04X}; remove it")
@@ -385,7 +391,7 @@ def _check(entries: Sequence[_Entry], origin: str) -> None:
         if len(entries) != _IMAGENET or entry.name not in _IMAGENET_TWICE:
             raise _invalid(
                 origin,
-                f"{entry.where} and {first.where} both name {entry.name!r}; every class has a name of its own"
+                f"{entry.where} and {first.where} both name {_shown(entry.name)}; every class has a name of its own"
                 + (", so give a list of the classes, not of the pictures" if len(twice) > len(seen) else ""),
             )
 
@@ -420,6 +426,10 @@ def _visible_folders(path: Path) -> list[Path]:
         raise BundleError(
             "labels_missing", f"The labels {path} cannot be read here ({error.strerror}); correct the path."
         ) from None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def _invalid(origin: str, reason: str) -> BundleError:

@@ -159,10 +159,10 @@ def _refused(design: Design, size: tuple[int, int, int] | None, error: Exception
 
 
 def probe(module: nn.Module, design: Design, size: tuple[int, int, int]) -> None:
-    """Have a network answer a blank image, so that a size or a head that cannot work is refused here."""
+    """Have a network answer an image, so that a size, a head or weights that cannot work are refused here."""
     try:
         with torch.inference_mode():
-            answer = module(torch.zeros(1, *size))
+            answer = module(torch.linspace(-2, 2, math.prod(size)).view(1, *size))
     except Exception as error:  # whatever an operator says of shapes
         raise _refused(design, size, error) from None
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else ()
@@ -172,6 +172,17 @@ def probe(module: nn.Module, design: Design, size: tuple[int, int, int]) -> None
             f"{design.architecture} answers an image with {shape or 'several tensors'} instead of {design.num_classes} "
             "numbers; model_args must leave it a classifier.",
         )
+    if not answer.isfinite().all():
+        raise no_number(design.architecture)
+
+
+def no_number(architecture: str) -> BundleError:
+    """The error for a network that answers a picture with NaN or infinity."""
+    return BundleError(
+        "nan_weights",
+        f"With these weights {architecture} answers a picture with NaN or infinity, so the training diverged or the "
+        "file is damaged; use an earlier checkpoint, or copy it again.",
+    )
 
 
 def load(design: Design, size: tuple[int, int, int], state: Mapping[str, Tensor], origin: str) -> nn.Module:

@@ -43,15 +43,16 @@ def tagged(architecture: str) -> str:
 def _fetched(repository: str, folder: Path) -> Path:
     reason = "it has no file of weights"
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
         for file in _FILES:
             try:
-                return Path(hf_hub_download(repository, file, cache_dir=folder))
-            except (RemoteEntryNotFoundError, EntryNotFoundError) as error:
-                if isinstance(error, OSError) and not isinstance(error, RemoteEntryNotFoundError):
-                    raise
+                # A download is tried again for most of a minute where nothing answers; a question is asked once.
+                get_hf_file_metadata(hf_hub_url(repository, file))
+            except RemoteEntryNotFoundError:
+                continue
+            return Path(hf_hub_download(repository, file, cache_dir=folder))
     except Exception as error:  # the client of the hub raises its own kinds, and those of what it stands on
         reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
     raise BundleError(

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _create(options: argparse.Namespace) -> dict[str, object]:
-    if options.pretrained:
+    if options.pretrained == "hub":
         # The image forbids it to all that do not ask for it; its client reads this when it is imported.
         os.environ["HF_HUB_OFFLINE"] = "0"
     from app.bundle.create import DEFAULT_GOLDEN, WARNING, Order, create

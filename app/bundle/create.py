@@ -1,5 +1,6 @@
 """Making a bundle from a training checkpoint."""
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -91,7 +92,8 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         labels_file = directory / "labels.txt"
         labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         engine = Engine(module, inputs, recipe.activation, "cpu", max_batch=1)
-        samples = _golden(order.golden, directory, engine, Decoder(inputs, manifests.GOLDEN_PIXELS), labels)
+        decoder = Decoder(inputs, manifests.GOLDEN_PIXELS)
+        samples = _golden(order.golden, directory, engine, decoder, labels, order.architecture)
         golden_file = directory / "golden" / "golden.json"
         golden_file.write_text(
             Golden(schema=1, top_k=manifests.TOP_K, tolerance=TOLERANCE, samples=samples).to_json(), encoding="utf-8"
@@ -131,7 +133,7 @@ def _origin(order: Order) -> str:
 
 
 def _golden(
-    source: Path, directory: Path, engine: Engine, decoder: Decoder, labels: tuple[str, ...]
+    source: Path, directory: Path, engine: Engine, decoder: Decoder, labels: tuple[str, ...], architecture: str
 ) -> tuple[GoldenSample, ...]:
     paths = pictures(source)
     if not paths:
@@ -151,6 +153,8 @@ def _golden(
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
         ranking = engine.predict([pixels])[0]
+        if not all(map(math.isfinite, ranking.probabilities)):
+            raise model.no_number(architecture)
         top = tuple(
             Ranked(class_id=class_id, class_name=labels[class_id], probability=probability)
             for class_id, probability in zip(ranking.class_ids, ranking.probabilities, strict=True)

@@ -31,9 +31,13 @@ HeadActivation = Literal[
 ]
 
 
+# What file systems take.
+_LONGEST_NAME = 255
+
+
 def _inside(path: str) -> str:
     parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts:
+    if not parts or parts[0] == "/" or ".." in parts or any(len(part.encode()) > _LONGEST_NAME for part in parts):
         raise ValueError("must be a relative path inside the bundle")
     return path
 
