@@ -40,16 +40,28 @@ toolkit() {
   package nvidia-container-toolkit "$1-1" "nvidia-container-toolkit-base (= $1-1), libnvidia-container-tools (>= $1-1)"
 }
 
+# Names and dependencies are those of Debian 13.
 driver() {
+  libraries=usr/lib/$(uname -m)-linux-gnu
+  for name in libcuda libnvidia-ml libnvidia-nvvm libnvidia-ptxjitcompiler libnvidia-cfg; do
+    case $name in libnvidia-nvvm) library=$name.so.$1 major=4 ;; *) library=$name.so.$1 major=1 ;; esac
+    mkdir -p "$work/$name$major/$libraries"
+    : > "$work/$name$major/$libraries/$library"
+  done
+  package libnvidia-ml1 "$1-1" ""
+  package libnvidia-nvvm4 "$1-1" ""
+  package libnvidia-ptxjitcompiler1 "$1-1" ""
+  package libnvidia-cfg1 "$1-1" ""
+  package libcuda1 "$1-1" "libnvidia-ptxjitcompiler1 (= $1-1)"
+  package nvidia-persistenced "$1-1" "libnvidia-cfg1"
   smi="$work/nvidia-smi"
-  mkdir -p "$smi/usr/bin" "$smi/usr/share/simulated-gpu" "$smi/usr/lib/x86_64-linux-gnu"
+  mkdir -p "$smi/usr/bin" "$smi/usr/share/simulated-gpu"
   cp "$gpu/nvidia-smi" "$smi/usr/bin/"
   chmod 755 "$smi/usr/bin/nvidia-smi"
   for file in report.xml list.txt fields.txt version; do
     sed "s/550\.127\.08/$1/" "$gpu/$file" > "$smi/usr/share/simulated-gpu/$file"
   done
-  : > "$smi/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.$1"
-  package nvidia-smi "$1-1" ""
+  package nvidia-smi "$1-1" "libnvidia-ml1 (= $1-1)"
   kernel="$work/nvidia-kernel-dkms"
   mkdir -p "$kernel/DEBIAN" "$kernel/usr/lib/simulated-gpu"
   cp "$gpu/load-driver" "$kernel/usr/lib/simulated-gpu/"
@@ -57,9 +69,11 @@ driver() {
   sed "s/@VERSION@/$1/" "$here/driver-postinst" > "$kernel/DEBIAN/postinst"
   chmod 755 "$kernel/DEBIAN/postinst"
   package nvidia-kernel-dkms "$1-1" ""
-  package nvidia-driver "$1-1" "nvidia-kernel-dkms (= $1-1), nvidia-smi (= $1-1)"
-  # Newer than the archive's, which would bring a compiler.
-  package "linux-headers-$architecture" "99" ""
+  case $(uname -r) in
+    # No package can have such a name; some kernels have.
+    *[!a-z0-9.+-]*) mkdir -p "/lib/modules/$(uname -r)/build" ;;
+    *) package "linux-headers-$(uname -r)" 99 "" ;;
+  esac
 }
 
 # sign: write the index of the current repository.
@@ -98,6 +112,7 @@ if [ ! -e "$repositories/gpgkey" ]; then
   toolkit 1.21.0
   sign
   gpg --batch --quiet --armor --export --output "$repositories/gpgkey"
+  gpg --batch --with-colons --list-keys | awk -F: '$1 == "fpr" { print $10; exit }' > "$repositories/fingerprint"
 fi
 
 repository=$repositories/driver

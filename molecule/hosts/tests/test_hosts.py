@@ -15,8 +15,8 @@ TOOLKIT = {
     "libnvidia-container-tools",
     "libnvidia-container1",
 }
-# The utilities need exactly this version of the driver, so they are held by it.
-DRIVER = {"nvidia-driver", "nvidia-kernel-dkms"}
+# Everything that carries the driver's version: the libraries must not run ahead of the module either.
+DRIVER = {"nvidia-kernel-dkms", "libcuda1", "libnvidia-ptxjitcompiler1", "libnvidia-ml1", "nvidia-smi"}
 ENGINE_KEYS = {
     "debian-12": ["log-opts", "labels", "features", "default-address-pools", "live-restore"],
     "debian-13": [

@@ -15,7 +15,10 @@ TOOLKIT_PACKAGES = (
     "libnvidia-container-tools",
     "libnvidia-container1",
 )
-_DRIVER = re.compile(r"(nvidia-(driver|open|headless|kernel|dkms|utils)|kmod-nvidia|cuda-drivers|linux-modules-nvidia)")
+# All that carries the driver's version: one part of another version is as bad as a wrong module.
+_DRIVER = re.compile(
+    r"(lib)?nvidia-(?!container|settings|xconfig|cuda-)|libcuda|firmware-nvidia-|kmod-nvidia|cuda-drivers|linux-\w+-nvidia-"
+)
 _VENDOR = "nvidia.github.io"
 
 
@@ -23,7 +26,7 @@ def parse_dpkg_status(text: str) -> dict[str, dict[str, Any]]:
     """Turn /var/lib/dpkg/status into `{name: {version, held}}` of the installed packages of NVIDIA."""
     found: dict[str, dict[str, Any]] = {}
     for block in text.split("\n\n"):
-        name = re.search(r"^Package: (\S*nvidia\S*|cuda-drivers\S*)$", block, re.MULTILINE)
+        name = re.search(r"^Package: (\S*nvidia\S*|cuda-drivers\S*|libcuda(?:1|debugger1))$", block, re.MULTILINE)
         status = re.search(r"^Status: (\S+) \S+ installed$", block, re.MULTILINE)
         version = re.search(r"^Version: (\S+)$", block, re.MULTILINE)
         if name and status and version:
@@ -82,7 +85,7 @@ def package_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     settings = [read_text(path) for path in _files(root / "etc/apt/apt.conf.d", "*")]
     settings += [read_text(root / path) for path in ("etc/apt/apt.conf", "etc/dnf/automatic.conf", "etc/dnf/dnf.conf")]
     sources = [root / "etc/apt/sources.list", *_files(root / "etc/apt/sources.list.d", "*")]
-    driver = {name: item for name, item in packages.items() if _DRIVER.match(name) and "container" not in name}
+    driver = {name: item for name, item in packages.items() if _DRIVER.match(name)}
     return {
         "driver": driver,
         "toolkit": {name: packages[name]["version"] for name in TOOLKIT_PACKAGES if name in packages},

@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from .aging import FLAWS, Flaw
 from .finding import Facts, Finding, finding
 from .packages import TOOLKIT_PACKAGES
 from .versions import older
 
 _CORE = re.compile(r"nvidia-(driver|open|headless|kernel|dkms)|kmod-nvidia|cuda-drivers|linux-modules-nvidia")
-
-
-@dataclass(frozen=True)
-class Flaw:
-    """One published flaw of the toolkit; `only` names the way of GPU access that it needs, below version `before`."""
-
-    name: str
-    fixed: str
-    only: str = ""
-    before: str = ""
-
-
-# From NVIDIA's security bulletins 5582, 5585, 5599, 5616, 5659 and 5850.
-FLAWS = (
-    Flaw("CVE-2024-0132", "1.16.2", only="nvidia", before="1.16.2"),
-    Flaw("CVE-2024-0134", "1.17.0"),
-    Flaw("CVE-2024-0135", "1.17.3"),
-    Flaw("CVE-2024-0136", "1.17.3"),
-    Flaw("CVE-2024-0137", "1.17.3"),
-    Flaw("CVE-2025-23359", "1.17.4", only="nvidia", before="1.17.4"),
-    Flaw("CVE-2025-23266", "1.17.8", only="cdi", before="1.17.5"),
-    Flaw("CVE-2025-23267", "1.17.8", only="cdi", before="1.17.5"),
-    Flaw("CVE-2026-24260", "1.19.1"),
-)
 
 
 def known_flaws(version: str, mode: str) -> list[Flaw]:

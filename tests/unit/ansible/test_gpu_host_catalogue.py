@@ -304,6 +304,16 @@ class TestUpkeep:
         assert rpm["nvidia-driver"]["held"]
         assert not rpm["nvidia-container-toolkit"]["held"]
 
+    def test_every_part_of_debians_driver_is_a_package_of_the_driver(self, host: Host) -> None:
+        """As installed on Debian 13; a hold on the module alone lets the libraries run ahead of it (GPU006)."""
+        parts = ["firmware-nvidia-gsp", "libcuda1", "libnvidia-ml1", "nvidia-kernel-dkms", "nvidia-smi"]
+        others = ["glx-alternative-nvidia", "libnvidia-container1", "nvidia-container-toolkit", "libcurl4"]
+        host.write(
+            "var/lib/dpkg/status",
+            "\n\n".join(f"Package: {name}\nStatus: install ok installed\nVersion: 1" for name in parts + others),
+        )
+        assert sorted(host.facts()["packages"]["driver"]) == parts
+
     def test_settings_of_automatic_upgrades(self) -> None:
         text = fixture("packages/50unattended-upgrades")
         assert parse_automatic_upgrades([text]) == {"enabled": False, "nvidia_left_out": False}

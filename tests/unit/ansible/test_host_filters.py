@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.filter.engine_setup import apt_source_for_suite, merge_daemon_options
+from plugins.filter.apt_sources import apt_source_for_suite, apt_source_with_components
+from plugins.filter.engine_setup import merge_daemon_options
 from plugins.filter.findings import (
     blocking_findings,
     findings_text,
@@ -170,3 +171,32 @@ class TestAptSource:
     def test_no_source_at_all_is_refused(self) -> None:
         with pytest.raises(AnsibleFilterError, match="No enabled package source for bookworm"):
             apt_source_for_suite(["deb http://vendor.example stable main"], "bookworm", "trixie")
+
+
+class TestAptComponents:
+    WANTED = ("contrib", "non-free", "non-free-firmware")
+
+    def test_from_the_hosts_own_archives_with_their_own_keys(self) -> None:
+        text = apt_source_with_components([DEB822], "bookworm", self.WANTED)
+        assert text == (
+            "Types: deb\n"
+            "URIs: http://deb.example/debian\n"
+            "Suites: bookworm bookworm-updates\n"
+            "Components: contrib non-free\n"
+            "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        )
+
+    def test_security_updates_too(self) -> None:
+        text = apt_source_with_components([ONE_LINE], "bookworm", self.WANTED)
+        assert "URIs: http://security.example/debian-security\nSuites: bookworm-security\nComponents: contrib" in text
+        assert "vendor.example" not in text
+
+    def test_what_the_host_reads_already_is_left_out(self) -> None:
+        some = DEB822.replace("Components: main", "Components: main contrib")
+        assert "Components: non-free\n" in apt_source_with_components([some], "bookworm", self.WANTED)
+        every = DEB822.replace("Components: main", "Components: main contrib non-free")
+        assert apt_source_with_components([every], "bookworm", self.WANTED) == ""
+
+    def test_no_source_at_all_is_refused(self) -> None:
+        with pytest.raises(AnsibleFilterError, match="No enabled package source for bookworm"):
+            apt_source_with_components(["deb http://vendor.example stable main"], "bookworm", self.WANTED)

@@ -3,7 +3,7 @@
 Nothing is installed here; molecule/hosts does that on Debian 12 and 13. The expected values are those of
 
 - NVIDIA's driver installation guide: docs.nvidia.com/datacenter/tesla/driver-installation-guide/kernel-modules.html and
-  rhel.html beside it (stream and packages of the RHEL family), and packages.ubuntu.com (nvidia-driver-580-server-open),
+  version-locking.html beside it (stream of releases 8 and 9, lock of release 10),
 - NVIDIA's container toolkit guide: docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html,
 - Docker's guides: docs.docker.com/engine/install/debian, /ubuntu, /rhel and /centos.
 """
@@ -23,25 +23,32 @@ DOCKER = "https://download.docker.com/linux"
 KEYRING = "/etc/apt/keyrings/nvidia-container-toolkit.asc"
 
 DISTRIBUTIONS = {
-    "debian12": ("Debian", "bookworm", "Debian"),
-    "debian13": ("Debian", "trixie", "Debian"),
-    "ubuntu2204": ("Ubuntu", "jammy", "Debian"),
-    "ubuntu2404": ("Ubuntu", "noble", "Debian"),
-    "rhel9": ("RedHat", "Plow", "RedHat"),
-    "rocky9": ("Rocky", "Blue Onyx", "RedHat"),
+    "debian12": ("Debian", "bookworm", "Debian", "12"),
+    "debian13": ("Debian", "trixie", "Debian", "13"),
+    "ubuntu2204": ("Ubuntu", "jammy", "Debian", "22"),
+    "ubuntu2404": ("Ubuntu", "noble", "Debian", "24"),
+    "rocky8": ("Rocky", "Green Obsidian", "RedHat", "8"),
+    "rhel9": ("RedHat", "Plow", "RedHat", "9"),
+    "rocky9": ("Rocky", "Blue Onyx", "RedHat", "9"),
+    "rhel10": ("RedHat", "Coughlan", "RedHat", "10"),
 }
 
 
 def variables(role: str, distribution: str, **more: Any) -> dict[str, Any]:
     """Defaults and internal variables of a role, on a host of this distribution with an L4."""
-    name, release, family = DISTRIBUTIONS[distribution]
-    facts = {"distribution": name, "distribution_release": release, "os_family": family, "architecture": "x86_64"}
+    name, release, family, major = DISTRIBUTIONS[distribution]
+    facts = {
+        "distribution": name,
+        "distribution_release": release,
+        "distribution_major_version": major,
+        "os_family": family,
+        "architecture": "x86_64",
+    }
     loader = DataLoader()
     return {
         **(loader.load_from_file(str(ROLES / role / "defaults/main.yml"), trusted_as_template=True) or {}),
         **(loader.load_from_file(str(ROLES / role / "vars/main.yml"), trusted_as_template=True) or {}),
         "ansible_facts": facts,
-        "__nvidia_driver_host": {"facts": {"flavour_needed": "either"}},
         **more,
     }
 
@@ -50,43 +57,54 @@ def render(role: str, file: str, name: str, values: dict[str, Any]) -> dict[str,
     """Arguments of one task of a role, as the host would get them."""
     tasks = DataLoader().load_from_file(str(ROLES / role / "tasks" / file), trusted_as_template=True)
     (task,) = [task for task in tasks if task["name"].endswith(f"| {name}")]
-    (action,) = [value for key, value in task.items() if key.startswith("ansible.builtin.")]
+    # The module stands behind the name of each task.
+    action = list(task.values())[1]
     return dict(Templar(loader=DataLoader(), variables=values).template(action))
 
 
-def driver_packages(distribution: str, **more: Any) -> list[str]:
-    values = variables("nvidia_driver", distribution, **more)
-    return list(render("nvidia_driver", "install.yml", "Choose the packages", values)["__nvidia_driver_chosen"])
-
-
 class TestDriver:
-    @pytest.mark.parametrize(
-        ("distribution", "documented"),
-        [
-            ("debian12", ["linux-headers-amd64", "nvidia-driver", "nvidia-smi"]),
-            ("debian13", ["linux-headers-amd64", "nvidia-driver", "nvidia-smi"]),
-            ("ubuntu2204", ["linux-headers-generic", "nvidia-driver-580-server-open", "nvidia-utils-580-server"]),
-            ("ubuntu2404", ["linux-headers-generic", "nvidia-driver-580-server-open", "nvidia-utils-580-server"]),
-            ("rhel9", ["kernel-devel-matched", "kernel-headers", "nvidia-open"]),
-            ("rocky9", ["kernel-devel-matched", "kernel-headers", "nvidia-open"]),
-        ],
-    )
-    def test_packages(self, distribution: str, documented: list[str]) -> None:
-        assert driver_packages(distribution) == documented
-
-    def test_a_gpu_older_than_turing_gets_the_proprietary_modules(self) -> None:
-        old = {"__nvidia_driver_host": {"facts": {"flavour_needed": "proprietary"}}}
-        assert "nvidia-driver-580-server" in driver_packages("ubuntu2404", **old)
-        assert "cuda-drivers" in driver_packages("rhel9", **old)
+    """Its packages are chosen in Python: test_driver_plan.py."""
 
     def test_the_stream_of_the_rhel_family(self) -> None:
-        values = variables("nvidia_driver", "rhel9", nvidia_driver_branch="575")
-        argv = render("nvidia_driver", "install.yml", "Choose the branch of the RHEL family", values)["argv"]
+        values = variables("nvidia_driver", "rhel9", __nvidia_driver_plan={"stream": "nvidia-driver:575-open"})
+        argv = render("nvidia_driver", "packages_redhat.yml", "Choose the branch by its module stream", values)["argv"]
         assert argv == ["dnf", "--assumeyes", "module", "enable", "nvidia-driver:575-open"]
+
+    def test_the_lock_of_a_release_without_streams(self) -> None:
+        values = variables("nvidia_driver", "rhel10", __nvidia_driver_plan={"lock": "*nvidia*580*"})
+        name = "Choose the branch by a lock on its versions"
+        argv = render("nvidia_driver", "packages_redhat.yml", name, values)["argv"]
+        assert argv == ["dnf", "versionlock", "add", "*nvidia*580*"]
+
+    @pytest.mark.parametrize(
+        ("distribution", "architecture", "folder"),
+        [
+            ("rocky8", "x86_64", "rhel8/x86_64"),
+            ("rhel9", "aarch64", "rhel9/sbsa"),
+            ("rhel10", "x86_64", "rhel10/x86_64"),
+        ],
+    )
+    def test_the_vendors_repository_and_its_key(self, distribution: str, architecture: str, folder: str) -> None:
+        values = variables("nvidia_driver", distribution)
+        values["ansible_facts"]["architecture"] = architecture
+        source = render("nvidia_driver", "sources_redhat.yml", "Add the vendor's repository", values)
+        assert source["baseurl"] == f"https://developer.download.nvidia.com/compute/cuda/repos/{folder}"
+        assert (source["gpgcheck"], source["gpgkey"]) == (True, "file:///etc/pki/rpm-gpg/RPM-GPG-KEY-nvidia-driver")
+        key = render("nvidia_driver", "sources_redhat.yml", "Fetch the vendor's signing key", values)
+        assert key["url"] == f"{source['baseurl']}/D42D0685.pub"
+        assert key["fingerprints"] == ["610C7B14E068A878070DA4E99CD0A493D42D0685"]
+
+    def test_everything_that_is_installed_is_named(self) -> None:
+        plan = {"packages": ["libcuda1"], "headers": ["linux-headers-6.1.0-31-amd64"]}
+        values = variables("nvidia_driver", "debian12", __nvidia_driver_plan=plan)
+        task = render("nvidia_driver", "packages_debian.yml", "Install the packages", values)
+        assert task["name"] == ["linux-headers-6.1.0-31-amd64", "libcuda1"]
+        values = variables("nvidia_driver", "debian12", nvidia_driver_packages=["mine"])
+        assert render("nvidia_driver", "packages_debian.yml", "Install the packages", values)["name"] == ["mine"]
 
     def test_what_is_held(self) -> None:
         held: dict[str, Any] = {"driver": {"nvidia-driver": {}, "kmod-nvidia-open-dkms": {}}}
-        host = {"facts": {"flavour_needed": "either", "packages": held}}
+        host = {"facts": {"packages": held}}
         values = variables("nvidia_driver", "rhel9", __nvidia_driver_host=host)
         argv = render("nvidia_driver", "hold_redhat.yml", "Lock the packages at this version", values)["argv"]
         assert argv == ["dnf", "versionlock", "add", "kmod-nvidia-open-dkms", "nvidia-driver"]
@@ -125,10 +143,11 @@ class TestToolkit:
     def test_dnf(self, distribution: str) -> None:
         values = variables("nvidia_container_toolkit", distribution)
         source = render("nvidia_container_toolkit", "install_redhat.yml", "Add the vendor's repository", values)
-        # As in the guide's nvidia-container-toolkit.repo: the index is signed, the packages are not.
+        # Index and packages are signed by the key that was checked; the guide's own file leaves the packages unchecked.
         assert source["baseurl"] == f"{TOOLKIT}/stable/rpm/$basearch"
-        assert source["gpgkey"] == f"{TOOLKIT}/gpgkey"
-        assert (source["repo_gpgcheck"], source["gpgcheck"]) == (True, False)
+        key = render("nvidia_container_toolkit", "install_redhat.yml", "Fetch the vendor's signing key", values)
+        assert (key["url"], source["gpgkey"]) == (f"{TOOLKIT}/gpgkey", f"file://{key['dest']}")
+        assert (source["repo_gpgcheck"], source["gpgcheck"]) == (True, True)
         task = render(
             "nvidia_container_toolkit", "install_redhat.yml", "Install all four packages of one version", values
         )
@@ -200,7 +219,18 @@ class TestEngine:
         values = variables("docker_engine", distribution)
         source = render("docker_engine", "install_vendor_redhat.yml", "Add the vendor's repository", values)
         assert source["baseurl"] == f"{DOCKER}/{folder}/$releasever/$basearch/stable"
-        assert source["gpgkey"] == f"{DOCKER}/{folder}/gpg"
+        key = render("docker_engine", "install_vendor_redhat.yml", "Fetch the vendor's signing key", values)
+        assert (key["url"], source["gpgkey"]) == (f"{DOCKER}/{folder}/gpg", f"file://{key['dest']}")
+        assert source["gpgcheck"]
+
+
+@pytest.mark.parametrize("role", ["docker_engine", "nvidia_driver", "nvidia_container_toolkit"])
+def test_every_repository_is_checked_with_a_key_that_was_checked(role: str) -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROLES / role).rglob("tasks/*.yml")))
+    assert "gpgcheck: false" not in text
+    assert text.count("gpgcheck: true") >= text.count("yum_repository:") > 0
+    assert text.count("signing_key:") == text.count("fingerprints:") > 0
+    assert "gpgkey: http" not in text
 
 
 @pytest.mark.parametrize("role", ["docker_engine", "nvidia_driver", "nvidia_container_toolkit"])

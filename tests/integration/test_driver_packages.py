@@ -1,0 +1,112 @@
+"""Debian's own driver packages, really installed by the role: from a plain host to one whose CUDA libraries load.
+
+The machine is a container with a simulated card and, from the second step on, the name of Debian's newest kernel. The
+module is built for that kernel and cannot be loaded; everything else is as on a host with a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import NAME
+from tests.integration.support.playbooks import ROOT, Run
+
+pytestmark = pytest.mark.trial
+
+PLAYBOOK = [{"hosts": "all", "gather_facts": False, "roles": ["nvidia_driver"]}]
+LOAD = """
+namespace = {"__name__": "probe"}
+exec(PROBE, namespace)
+libraries = ("libcuda.so.1", "libnvidia-ptxjitcompiler.so.1", "libnvidia-ml.so.1")
+print([bool(namespace["load"](name)) for name in libraries])
+"""
+
+
+@dataclass
+class Machine:
+    """A container that the role is run on."""
+
+    name: str
+    folder: Path
+
+    def shell(self, script: str, text: str = "") -> str:
+        """Run a script in it, and return what it prints."""
+        argv = ["docker", "exec", "--interactive", self.name, "sh", "-ec", script]
+        process = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+        return process.stdout
+
+    def role(self, **variables: Any) -> Run:
+        """Run the role on it, for a driver that nothing can load here."""
+        (self.folder / "driver.yml").write_text(json.dumps(PLAYBOOK), encoding="utf-8")
+        inventory = (
+            f"{self.name} ansible_connection=community.docker.docker ansible_python_interpreter=/usr/bin/python3\n"
+        )
+        (self.folder / "hosts").write_text(inventory, encoding="utf-8")
+        waived = [{"id": "GPU003", "reason": "a container loads no module"}]
+        given = {"nvidia_driver_install": True, "nvidia_driver_waived_findings": waived, **variables}
+        playbook = Path(sys.executable).with_name("ansible-playbook")
+        process = subprocess.run(
+            [playbook, "--inventory=hosts", "driver.yml", "--extra-vars", json.dumps(given)],
+            cwd=self.folder,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Run(process.returncode, process.stdout + process.stderr)
+
+
+@pytest.fixture(params=["bookworm", "trixie"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    suite, image = request.param, f"inference-base:{request.param}"
+    subprocess.run([ROOT / "scripts/bootstrap-base.sh", image], env={**os.environ, "DEBIAN_SUITE": suite}, check=True)
+    made = Machine(f"{NAME}-driver-{suite}", tmp_path)
+    subprocess.run(
+        ["docker", "run", "--detach", "--privileged", "--name", made.name, image, "sleep", "7200"], check=True
+    )
+    try:
+        made.shell("cat > /plug-in && sh /plug-in", (ROOT / "molecule/shared/gpu/plug-in").read_text(encoding="utf-8"))
+        yield made
+    finally:
+        subprocess.run(["docker", "rm", "--force", "--volumes", made.name], check=True, capture_output=True)
+
+
+def test_a_plain_debian_ends_with_libraries_that_cuda_needs(machine: Machine) -> None:
+    # The component is asked for, and named where it is not.
+    run = machine.role()
+    assert run.code != 0
+    assert "nvidia_driver_sources=true" in run.output, run.output[-3000:]
+    assert "contrib, non-free and non-free-firmware" in run.output
+    # This machine's own kernel is none of Debian's, or none of this release.
+    run = machine.role(nvidia_driver_sources=True)
+    assert run.code != 0
+    assert "Boot the newest kernel first" in run.output, run.output[-3000:]
+
+    headers = machine.shell("apt-cache depends linux-headers-$(dpkg --print-architecture)")
+    kernel = headers.partition("Depends: linux-headers-")[2].split()[0]
+    machine.shell("cat > /run/osrelease && mount --bind /run/osrelease /proc/sys/kernel/osrelease", f"{kernel}\n")
+    run = machine.role(nvidia_driver_sources=True)
+    assert run.code == 0, run.output[-6000:]
+    assert "NVIDIA's driver is installed, but its kernel module is not loaded." in run.output
+
+    probe = (ROOT / "plugins/module_utils/gpu_host/probe.py").read_text(encoding="utf-8")
+    assert machine.shell("python3 -", f"PROBE = {probe!r}\n{LOAD}") == "[True, True, True]\n"
+    version = machine.shell(f"modinfo -k {kernel} -F version nvidia-current").strip()
+    assert machine.shell("dpkg-query --show --showformat='${Version}' libcuda1").startswith(version)
+    assert machine.shell("command -v nvidia-smi nvidia-persistenced nvidia-modprobe").count("\n") == 3
+    assert "xserver-xorg-core" not in machine.shell("dpkg-query --show")
+    held = machine.shell("apt-mark showhold").split()
+    assert {"libcuda1", "libnvidia-ptxjitcompiler1", "nvidia-kernel-dkms", "nvidia-smi"} <= set(held)
+
+    run = machine.role(nvidia_driver_sources=True)
+    assert (run.code, run.changed) == (0, 0), run.output[-6000:]
