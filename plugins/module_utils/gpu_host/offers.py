@@ -9,7 +9,7 @@ from typing import Any
 
 from .commands import Runner
 from .driver_plan import Machine
-from .kernel import read_text
+from .files import read_text
 
 _TIMEOUT = 120.0
 
