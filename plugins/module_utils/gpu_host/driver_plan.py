@@ -154,18 +154,22 @@ def _no_headers(plan: Plan, machine: Machine, offered: Mapping[str, str]) -> str
     exact = plan.headers[0]
     if machine.headers or offered.get(exact):
         return ""
+    says = (
+        f"The headers of the running kernel {machine.kernel} are not installed, and no package source offers {exact} "
+        "any more: the driver's module cannot be built for it."
+    )
+    flavor = kernel_flavor(machine.kernel)
     if machine.distribution in _EL:
         newest = "dnf upgrade " + exact.partition("-devel-")[0]
+    elif flavor:
+        # The metapackage that the host follows, or the one of this flavor.
+        follows = plan.headers[1] if plan.headers[1:] else f"linux-headers-{flavor}"
+        newest = f"apt-get update && apt-get install {follows.replace('-headers-', '-image-')}"
     else:
-        flavor = kernel_flavor(machine.kernel)
-        newest = "apt-get update && apt-get install " + (
-            plan.headers[1].replace("-headers-", "-image-") if plan.headers[1:] else f"linux-image-{flavor or 'FLAVOR'}"
+        return (
+            f"{says} It is none of the distribution's: install its headers by hand, or boot one of the distribution's."
         )
-    return (
-        f"The headers of the running kernel {machine.kernel} are not installed, and no package source offers {exact} "
-        "any more: the driver's module cannot be built for it. Boot the newest kernel first "
-        f"({newest}, then a reboot), and run again."
-    )
+    return f"{says} Boot the newest kernel first ({newest}, then a reboot), and run again."
 
 
 def _unlike(plan: Plan, offered: Mapping[str, str]) -> str:

@@ -163,6 +163,11 @@ class TestHeaders:
         offered = {**everything(machine), "linux-headers-6.1.0-31-cloud-amd64": ""}
         assert "apt-get install linux-image-cloud-amd64," in settle(draft(machine), machine, offered).refusal
 
+    def test_a_kernel_of_nobody(self) -> None:
+        machine = host(kernel="6.18.44-hand-made")
+        offered = {**everything(machine), "linux-headers-6.18.44-hand-made": ""}
+        assert "install its headers by hand" in settle(draft(machine), machine, offered).refusal
+
     def test_headers_that_are_there_need_no_package(self) -> None:
         machine = host(kernel="6.18.44-hand-made", headers=True)
         plan = settle(draft(machine), machine, {**everything(machine), "linux-headers-6.18.44-hand-made": ""})
