@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,9 +96,6 @@ def mend(state_dir: Path, map_path: str, word: str, write: bool = True) -> bool:
         wrong_memory = live_word(admin_socket, map_path) != word
     if write and wrong_file:
         map_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if map_file.is_dir():
-            # As an engine leaves it that was told to mount a file that is not there.
-            shutil.rmtree(map_file)
         write_atomically(map_file, f"live {word}\n")
     if write and wrong_memory:
         set_live_colour(admin_socket, map_path, word)

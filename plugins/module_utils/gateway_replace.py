@@ -22,7 +22,7 @@ from ansible.module_utils.gateway_state import Container, parse_config_hashes, r
 from ansible.module_utils.haproxy_runtime import GatewayError, finish, is_listening, worker
 from ansible.module_utils.http_client import UnreachableError, request
 from ansible.module_utils.published import GATEWAY, Look, ask
-from ansible.module_utils.releases import write_atomically
+from ansible.module_utils.releases import put_aside, write_atomically
 
 COMPOSE_FILE = "docker-compose.yml"
 KEEPER = "keeper"
@@ -73,9 +73,11 @@ def make_folders(state_dir: Path, folders: dict[str, int]) -> None:
     """Make the folders of the gateway that are missing, and a map without a live release where there is none."""
     for name, owner in folders.items():
         if not (state_dir / name).is_dir():
+            if (state_dir / name).is_file():
+                put_aside(state_dir / name)
             (state_dir / name).mkdir(parents=True)
             own_folders(state_dir, [(name, owner, owner, FOLDER_MODE)])
-    if not (state_dir / MAP).exists():
+    if not (state_dir / MAP).is_file():
         # From here on the switch writes it.
         write_atomically(state_dir / MAP, "live none\n")
 

@@ -37,6 +37,15 @@ def release_id(image_id: str, bundle_sha256: str, settings: dict[str, Any]) -> s
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def put_aside(path: Path) -> None:
+    """Move what lies where something of ours belongs into a new folder beside it; nothing is thrown away."""
+    with contextlib.suppress(OSError):
+        # An engine leaves an empty folder where it was told to mount a file that is not there.
+        path.rmdir()
+        return
+    path.replace(Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{path.name}.aside-")) / path.name)
+
+
 def write_atomically(path: Path, content: str, mode: int = 0o644) -> None:
     """Write the file so that a reader, or a power cut, sees the old content or the new, never a part."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -46,6 +55,8 @@ def write_atomically(path: Path, content: str, mode: int = 0o644) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         Path(temporary).chmod(mode)
+        if path.is_dir() and not path.is_symlink():
+            put_aside(path)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.releases import write_atomically
+from ansible.module_utils.releases import put_aside, write_atomically
 
 # Says whose folder this is. Without it nothing is removed: the folder may be anybody's.
 MARKER = ".inference-service"
@@ -25,10 +25,18 @@ def is_marked(state_dir: Path, service: str) -> bool:
         return False
 
 
+def find_strange(state_dir: Path) -> list[Path]:
+    """Return what lies where a folder of the service's belongs, and is a file."""
+    return [path for path in map(state_dir.joinpath, PARTS) if path.is_file()]
+
+
 def mark(state_dir: Path, service: str) -> bool:
-    """Let the folder say that it is the service's; return whether it did not yet."""
+    """Let the folder say that it is the service's, with room for its parts; return whether anything was changed."""
+    strange = find_strange(state_dir)
+    for path in strange:
+        put_aside(path)
     if is_marked(state_dir, service):
-        return False
+        return bool(strange)
     state_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(state_dir / MARKER, f"{service}\n")
     return True

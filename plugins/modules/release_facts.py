@@ -43,7 +43,7 @@ from ansible.module_utils.releases import (
     serving_colour,
 )
 from ansible.module_utils.service_network import find_faults, inspect_network, is_beyond_mending, members
-from ansible.module_utils.state_folder import MARKER, is_marked
+from ansible.module_utils.state_folder import MARKER, find_strange, is_marked
 
 DOCUMENTATION = r"""
 module: release_facts
@@ -258,6 +258,7 @@ def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[st
         found.append(f"{manifest} of the live release is missing")
     if good[-1:] != [identity]:
         found.append("its record is missing")
+    found += [f"{path} is no folder" for path in find_strange(state_dir)]
     if not is_marked(state_dir, name):
         found.append(f"{state_dir / MARKER} does not say that the folder is {name}'s")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plugins.module_utils.haproxy_runtime import command
-from tests.integration.support.playbooks import Host, docker
+from tests.integration.support.playbooks import Host, as_root, docker
 
 MAP_PATH = "/etc/haproxy/conf/live.map"
 
@@ -74,6 +74,32 @@ def remove_containers(host: Host, *names: str) -> None:
         docker("rm", "--force", *names)
 
 
+def make_folder_of(path: Path) -> None:
+    """Put a folder where a file was, with something in it."""
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("mine\n")
+
+
+def make_file_of(path: Path) -> None:
+    """Put a file where a folder was."""
+    shutil.rmtree(path)
+    path.write_text("mine\n")
+
+
+def lead_elsewhere(path: Path) -> None:
+    """Move something to another disk, so to say, and leave a link behind."""
+    elsewhere = path.with_name(f"{path.name}.elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def recreate_network_elsewhere(host: Host) -> None:
+    """Make the network by hand with another subnet."""
+    remove_network(host)
+    docker("network", "create", "--subnet=10.249.17.0/28", host.name)
+
+
 DAMAGES: dict[str, Callable[[Host], object]] = {
     "the keeper removed": lambda host: remove_containers(host, f"{host.name}-keeper"),
     "the keeper stopped": lambda host: docker("stop", "--time=1", f"{host.name}-keeper"),
@@ -104,6 +130,29 @@ DAMAGES: dict[str, Callable[[Host], object]] = {
     "the release's description emptied": lambda host: (release_folder(host) / "release.json").write_text(""),
     "the bundles removed": lambda host: shutil.rmtree(host.state_dir / "bundles"),
     "the state folder removed": lambda host: shutil.rmtree(host.state_dir),
+    "a record of foreign types": lambda host: newest_record(host).write_text('{"release_id": 7, "sequence": []}'),
+    "a record a folder": lambda host: make_folder_of(newest_record(host)),
+    "the records a file": lambda host: make_file_of(host.state_dir / "records"),
+    "the records elsewhere": lambda host: lead_elsewhere(host.state_dir / "records"),
+    "the releases a file": lambda host: make_file_of(host.state_dir / "releases"),
+    "the instances a file": lambda host: make_file_of(host.state_dir / "instances"),
+    "the release's description a folder": lambda host: make_folder_of(release_folder(host) / "release.json"),
+    "the release's settings removed": lambda host: (release_folder(host) / "release.env").unlink(),
+    "the map a folder": lambda host: make_folder_of(map_file(host)),
+    "the configuration a folder": lambda host: make_folder_of(host.state_dir / "gateway" / "conf" / "haproxy.cfg"),
+    "the note a folder": lambda host: make_folder_of(host.state_dir / "gateway" / "switch.json"),
+    "the marker a folder": lambda host: make_folder_of(host.state_dir / ".inference-service"),
+    "the socket removed": lambda host: (host.state_dir / "gateway" / "run" / "admin.sock").unlink(),
+    "the instance paused": lambda host: docker("pause", host.instance()["Id"]),
+    "the gateway paused": lambda host: docker("pause", f"{host.name}-gateway"),
+    "the keeper paused": lambda host: docker("pause", f"{host.name}-keeper"),
+    "the instance renamed": lambda host: docker("rename", host.instance()["Id"], f"{host.name}-old"),
+    "the gateway renamed": lambda host: docker("rename", f"{host.name}-gateway", f"{host.name}-old-gateway"),
+    "the instance not to restart": lambda host: docker("update", "--restart=no", host.instance()["Id"]),
+    "the gateway not to restart": lambda host: docker("update", "--restart=no", f"{host.name}-gateway"),
+    "the network with another subnet": recreate_network_elsewhere,
+    "the bundle closed": lambda host: as_root("chmod", "-R", "go-rwx", str(host.state_dir / "bundles")),
+    "the lock a folder": lambda host: (host.state_dir / "deploy.lock").mkdir(),
 }
 
 # Pairs of damages that one accident does, or that hide each other; those that cost most to get wrong come first.

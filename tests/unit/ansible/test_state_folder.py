@@ -52,3 +52,24 @@ def test_a_link_goes_and_what_it_leads_to_stays(folder: Path, tmp_path: Path) ->
         remove(part)
     assert precious.is_dir()
     assert not is_marked(folder, "svc")
+
+
+def test_what_is_no_folder_where_one_belongs_makes_room_and_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "records").write_text("mine")
+    assert mark(tmp_path, "cats")
+    assert [path.read_text() for path in tmp_path.glob("records.aside-*/records")] == ["mine"]
+    assert not (tmp_path / "records").exists()
+    assert not mark(tmp_path, "cats")
+
+
+def test_what_is_no_file_where_one_belongs_makes_room_and_is_kept(tmp_path: Path) -> None:
+    (tmp_path / MARKER / "notes").mkdir(parents=True)
+    assert mark(tmp_path, "cats")
+    assert is_marked(tmp_path, "cats")
+    assert list(tmp_path.glob(f"{MARKER}.aside-*/{MARKER}/notes"))
+
+
+def test_an_empty_folder_that_an_engine_made_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / MARKER).mkdir()
+    assert mark(tmp_path, "cats")
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
