@@ -73,8 +73,6 @@ def module_on_disk(root: Path, run: Runner, timeout: float) -> dict[str, str]:
                 break
             if outcome.ok and (found := parse_modinfo(outcome.out))["version"]:
                 return found
-        else:
-            return parse_modinfo("")
     for path in files:
         # modinfo's fields stand in the file itself, each ended by a null byte.
         words = (b"\0" + _unpacked(path)).split(b"\0")
@@ -93,8 +91,11 @@ def _unpacked(path: Path) -> bytes:
 
 
 def parse_dkms(text: str) -> list[dict[str, str]]:
-    """Turn `dkms status`, of old and new releases, into `[{version, kernel, state}]` of the nvidia module."""
-    lines = re.findall(r"^nvidia[\w-]*(?:/|, )([\d.]+), ([^,:\s]+),[^:]*: *(\w+)", text, re.MULTILINE)
+    """Turn `dkms status`, of old and new releases, into `[{version, kernel, state}]` of the nvidia module.
+
+    One that is added and built for no kernel has an empty one.
+    """
+    lines = re.findall(r"^nvidia[\w-]*(?:/|, )([\d.]+)(?:, ([^,:\s]+),[^:]*)?: *(\w+)", text, re.MULTILINE)
     return [{"version": version, "kernel": kernel, "state": state} for version, kernel, state in lines]
 
 
@@ -269,15 +270,16 @@ def _not_loaded(facts: Facts, evidence: str) -> Finding:
 
 def _not_built(facts: Facts, evidence: str) -> Finding:
     driver = facts["driver"]
-    others = sorted({item["kernel"] for item in driver["dkms"] if item["kernel"] != driver["kernel"]})
+    kernels = {item["kernel"] for item in driver["dkms"]} - {""}
     if driver["dkms"]:
+        others = ", ".join(sorted(kernels - {driver["kernel"]}))
+        none = "this kernel, but not installed" if kernels else "no kernel"
         headers = "are" if driver["kernel_headers"] else "are not"
         return finding(
             "GPU003",
             "error",
             f"NVIDIA's module was not built for the running kernel {driver['kernel']}.",
-            f"{evidence}; dkms has it for {', '.join(others) or 'this kernel, but not installed'}; "
-            f"headers of the running kernel {headers} there",
+            f"{evidence}; dkms has it for {others or none}; headers of the running kernel {headers} there",
             f"Install the headers (Debian, Ubuntu: linux-headers-{driver['kernel']}; RHEL family: kernel-devel-"
             f"{driver['kernel']}), run dkms autoinstall and reboot, or boot a kernel that has the module.",
         )

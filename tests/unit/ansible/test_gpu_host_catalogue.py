@@ -205,6 +205,15 @@ class TestModuleRefused:
         assert "dkms has it for 6.1.0-28-amd64, 6.1.0-30-amd64" in found["evidence"]
         assert "headers of the running kernel are not there" in found["evidence"]
 
+    def test_gpu003_the_module_was_built_for_no_kernel(self, host: Host) -> None:
+        """Debian's packages without headers: dkms knows the module and has built nothing."""
+        unloaded(host)
+        host.remove("lib/modules/6.1.0-31-amd64/updates/dkms/nvidia.ko")
+        host.answer(Outcome(out=fixture("dkms/added")), "dkms", "status")
+        (found,) = [item for item in assess_driver(host.facts(), "auto", CU124) if item["id"] == "GPU003"]
+        assert "not built for the running kernel 6.1.0-31-amd64" in found["summary"]
+        assert "dkms has it for no kernel" in found["evidence"]
+
     def test_gpu004_secure_boot_and_nobody_signed(self, host: Host) -> None:
         unloaded(host)
         path = host.root / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
