@@ -39,6 +39,7 @@ class Container:
     one_off: bool = False
     addresses: tuple[Address, ...] = ()
     cut_off: bool = False
+    paused: bool = False
 
 
 def is_cut_off(inspected: dict[str, Any], proc: Path = Path("/proc")) -> bool:
@@ -69,6 +70,7 @@ def parse_container(inspected: dict[str, Any]) -> Container:
         one_off=labels.get(LABEL_COMPOSE_ONE_OFF) == "True",
         addresses=tuple(published(inspected)),
         cut_off=is_cut_off(inspected),
+        paused=bool(inspected["State"].get("Paused")),
     )
 
 
@@ -115,6 +117,8 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
             found.append(f"the container of {service} is missing")
         elif not container.running:
             found.append(f"the container of {service} is not running")
+        elif container.paused:
+            found.append(f"the container of {service} is paused")
         elif container.config_hash != config_hash:
             found.append(f"the container of {service} was made from another configuration")
         elif container.cut_off:

@@ -1,4 +1,4 @@
-"""The Docker network of a service: over it the gateway finds the instances by name."""
+"""What the containers of a service have beside their own settings: the network between them, and a restart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from ansible.module_utils.docker_host import LABEL_COLOUR, LABEL_INSTANCE, LABEL
 
 COMPOSE_NETWORK = "com.docker.compose.network"
 COMPOSE_PROJECT = "com.docker.compose.project"
+COMPOSE_ONE_OFF = "com.docker.compose.oneoff"
+# As the Compose files have it; `docker update --restart` changes it without a trace there.
+RESTART = "unless-stopped"
 
 
 class NetworkError(Exception):
@@ -57,28 +60,44 @@ def is_beyond_mending(network_mode: str, name: str, network_id: str) -> bool:
 
 
 def members(name: str) -> list[dict[str, Any]]:
-    """Return the inspections of the service's containers that belong on its network, those that serve last."""
+    """Return the inspections of the service's containers, those that serve last."""
     listed = run_docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_NAME}={name}"]).split()
-    found = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
-    # The keeper has no network at all.
-    return [item for item in found if item["HostConfig"].get("NetworkMode") != "none"]
+    found: list[dict[str, Any]] = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+    return found
+
+
+def networked(containers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the containers that belong on the network; the keeper has none at all."""
+    return [item for item in containers if item["HostConfig"].get("NetworkMode") != "none"]
+
+
+def stays_down(containers: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the names of the containers that nothing would start again after a crash or a reboot."""
+    return [
+        item["Name"].lstrip("/")
+        for item in containers
+        if (item["HostConfig"].get("RestartPolicy") or {"Name": RESTART})["Name"] != RESTART
+        and (item["Config"].get("Labels") or {}).get(COMPOSE_ONE_OFF) != "True"
+    ]
 
 
 def find_faults(name: str, containers: Iterable[dict[str, Any]], network: dict[str, Any]) -> list[str]:
-    """Return a sentence for what is not in order with the network of containers that are there."""
+    """Return a sentence for what is not in order with the network, or the restart, of containers that are there."""
     containers = list(containers)
-    if not containers:
-        return []
+    down = [f"{container} would not be started again after a reboot" for container in sorted(stays_down(containers))]
+    attached = networked(containers)
+    if not attached:
+        return down
     if not network:
-        return [f"the Docker network {name} is missing"]
+        return [f"the Docker network {name} is missing", *down]
     if not is_ours(network, name):
-        return [f"the Docker network {name} was made by hand"]
-    lost = [item["Name"].lstrip("/") for item in containers if not is_attached(item, name, network["Id"])]
-    return [f"{container} is not on the Docker network {name}" for container in sorted(lost)]
+        return [f"the Docker network {name} was made by hand", *down]
+    lost = [item["Name"].lstrip("/") for item in attached if not is_attached(item, name, network["Id"])]
+    return [*(f"{container} is not on the Docker network {name}" for container in sorted(lost)), *down]
 
 
 def mend(name: str) -> list[str]:
-    """Make the network and put the service's containers on it; return what was done, a sentence each."""
+    """Make the network, put the service's containers on it, and let them restart; return what was done."""
     done: list[str] = []
     containers, network = members(name), inspect_network(name)
     if network and not is_ours(network, name):
@@ -89,7 +108,10 @@ def mend(name: str) -> list[str]:
         run_docker(["network", "create", *(f"--label={key}={value}" for key, value in labels(name).items()), name])
         network = inspect_network(name)
         done.append(f"made the network {name}")
-    for container in containers:
+    for idle in stays_down(containers):
+        run_docker(["update", f"--restart={RESTART}", idle])
+        done.append(f"let {idle} start again after a reboot")
+    for container in networked(containers):
         mode = container["HostConfig"].get("NetworkMode", "")
         if is_attached(container, name, network["Id"]) or is_beyond_mending(mode, name, network["Id"]):
             continue

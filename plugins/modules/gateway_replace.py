@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError
+from ansible.module_utils.docker_host import DockerError, run_docker
 from ansible.module_utils.gateway_replace import ReplaceError, Replacement, alone, make_folders
 from ansible.module_utils.gateway_state import WANTED_OPTIONS, Container, compare_gateway, read_containers
 from ansible.module_utils.guardian import Guardian
@@ -128,6 +128,9 @@ def main() -> None:
         make_folders(state_dir, {name: int(owner) for name, owner in wanted["folders"].items()})
         with alone(state_dir):
             # Whoever had the lock until now may have changed something.
+            for item in look(module, project):
+                if item.paused:
+                    run_docker(["unpause", item.id])
             containers = look(module, project)
             replacement = Replacement(wanted, compare_gateway(wanted, containers).files, containers)
             replacement.prove()

@@ -32,6 +32,7 @@ TRIAL = dataclasses.replace(GATEWAY, one_off=True, name="svc-gateway-trial")
     [
         ([GATEWAY], "the container of keeper is missing"),
         ([GATEWAY, Container("keeper", False, "sha256:1", "bb")], "the container of keeper is not running"),
+        ([GATEWAY, dataclasses.replace(KEEPER, paused=True)], "the container of keeper is paused"),
         ([GATEWAY, Container("keeper", True, "sha256:1", "cc")], "the container of keeper was made from another"),
         ([GATEWAY, KEEPER, Container("old", True, "sha256:1", "dd")], "the container of old is not wanted"),
         ([GATEWAY, KEEPER, FORMER], "an interrupted run left the container svc-gateway-gateway-2"),

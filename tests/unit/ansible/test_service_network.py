@@ -27,6 +27,7 @@ def container(endpoint: dict[str, Any] | None, running: bool = True, colour: str
         "Name": f"/svc-{colour or 'gateway'}",
         "Config": {"Labels": {"inference-service.name": "svc", **instance}},
         "State": {"Running": running},
+        "HostConfig": {"NetworkMode": "svc", "RestartPolicy": {"Name": "unless-stopped"}},
         "NetworkSettings": {"Networks": {"svc": endpoint} if endpoint is not None else {}},
     }
 
@@ -71,6 +72,14 @@ def test_faults_are_named() -> None:
     assert find_faults("svc", [attached], {**NETWORK, "Labels": {}}) == ["the Docker network svc was made by hand"]
     # Before the first deploy nothing is missed.
     assert find_faults("svc", [], {}) == []
+
+
+def test_who_would_stay_down_after_a_reboot_is_named() -> None:
+    keeper = container(None, colour="")
+    keeper["HostConfig"] = {"NetworkMode": "none", "RestartPolicy": {"Name": "no"}}
+    assert find_faults("svc", [keeper], NETWORK) == ["svc-gateway would not be started again after a reboot"]
+    keeper["Config"]["Labels"]["com.docker.compose.oneoff"] = "True"
+    assert find_faults("svc", [keeper], NETWORK) == []
 
 
 def test_a_network_of_another_project_is_not_ours() -> None:
