@@ -32,7 +32,7 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     states = ", ".join(f"{item['name']} {item['state']} ({item['health']})" for item in instances)
     headline = f"{host}: release {live} is live on {colour}: {states}" if live else f"{host}: nothing is live"
     if not facts["gateway"]["serving"]:
-        headline += "; the gateway does not answer"
+        headline += "; the gateway does not say where requests go"
     rows: list[tuple[str, ...]] = [
         COLUMNS,
         *(row(record, live, facts["kept"]) for record in reversed(facts["records"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from ansible.module_utils.docker_host import DockerError, run_docker
 from ansible.module_utils.published import GATEWAY, LABEL_COMPOSE_ONE_OFF, LABEL_COMPOSE_SERVICE, Address, published
 
+# Where the gateway has its admin socket, and how long one that starts may be without it.
+SOCKET_FOLDER, SOCKET = "/run/haproxy", "admin.sock"
+SOCKET_SECONDS = 2.0
 # The wanted gateway as role gateway describes it.
 WANTED_OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -57,6 +61,21 @@ def is_cut_off(inspected: dict[str, Any], proc: Path = Path("/proc")) -> bool:
     return False
 
 
+def is_deaf(inspected: dict[str, Any], seconds: float = SOCKET_SECONDS) -> bool:
+    """Return whether a gateway runs without its admin socket, which somebody removed; one that starts makes it."""
+    folders = [
+        Path(mount["Source"]) for mount in inspected.get("Mounts") or [] if mount["Destination"] == SOCKET_FOLDER
+    ]
+    if not folders or not inspected["State"].get("Running"):
+        return False
+    deadline = time.monotonic() + seconds
+    while not (folders[0] / SOCKET).exists():
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def parse_container(inspected: dict[str, Any]) -> Container:
     """Turn one object of ``docker inspect`` into a Container."""
     labels = inspected["Config"].get("Labels") or {}
@@ -69,7 +88,7 @@ def parse_container(inspected: dict[str, Any]) -> Container:
         name=inspected["Name"].lstrip("/"),
         one_off=labels.get(LABEL_COMPOSE_ONE_OFF) == "True",
         addresses=tuple(published(inspected)),
-        cut_off=is_cut_off(inspected),
+        cut_off=is_cut_off(inspected) or is_deaf(inspected),
         paused=bool(inspected["State"].get("Paused")),
     )
 
@@ -122,7 +141,7 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
         elif container.config_hash != config_hash:
             found.append(f"the container of {service} was made from another configuration")
         elif container.cut_off:
-            found.append(f"the container of {service} has lost its folders")
+            found.append(f"the container of {service} has lost its folders or its socket")
     found += [f"the container of {service} is not wanted" for service in sorted(set(present) - set(wanted))]
     left = [container for container in containers if container not in present.values()]
     return found + [f"an interrupted run left the container {container.name}" for container in left]

@@ -114,7 +114,8 @@ def main() -> None:
         **module.params["record"],
         "started": timestamp(module.params["started"]),
         "finished": timestamp(finished),
-        "seconds": round(finished - module.params["started"], 1),
+        # The host's clock may have been set back meanwhile.
+        "seconds": round(max(0.0, finished - module.params["started"]), 1),
     }
     pruned: list[str] = []
     try:

@@ -90,10 +90,18 @@ def live_colour(map_file: Path) -> str:
     return fields[1] if len(fields) == 2 and fields[1] != "none" else ""
 
 
-def is_abandoned(map_file: Path, now: float) -> bool:
-    """Return whether the run that made requests wait has given no sign of life for too long; now is the host's time."""
-    sign = map_file.with_name(SIGN_OF_LIFE)
-    return now - (sign if sign.exists() else map_file).stat().st_mtime > ALIVE_SECONDS
+class Age:
+    """How long nobody has touched a file. A clock that is set meanwhile, forward or back, makes it no older."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[int, float]] = {}
+
+    def of(self, path: Path) -> float:
+        """Return the seconds since the file was touched."""
+        touched, now = path.stat().st_mtime_ns, time.monotonic()
+        if self._known.get(path, (0, 0))[0] != touched:
+            self._known[path] = touched, now - max(0.0, time.time() - touched / 1e9)
+        return now - self._known[path][1]
 
 
 def write_map(map_file: Path, value: str) -> None:
@@ -111,6 +119,16 @@ class Keeper:
         self._service = service
         self._unhealthy_since: dict[str, float] = {}
         self._tried: dict[str, float] = {}
+        self._age = Age()
+
+    def is_silent(self, sign: Path, patience: float) -> bool:
+        """Return whether nobody has touched the file for so many seconds."""
+        return self._age.of(sign) > patience
+
+    def is_abandoned(self, map_file: Path) -> bool:
+        """Return whether the run that made requests wait has given no sign of life for too long."""
+        sign = map_file.with_name(SIGN_OF_LIFE)
+        return self.is_silent(sign if sign.exists() else map_file, ALIVE_SECONDS)
 
     def look(self, colour: str, now: float) -> list[tuple[str, str]]:
         """Act on the containers of the colour; return what was done as (action, container name)."""
@@ -205,7 +223,7 @@ WORDS = {
 def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
     """Do what is to be done now; return it as (action, name)."""
     away = map_file.with_name(AWAY)
-    if away.exists() and time.time() - away.stat().st_mtime > AWAY_SECONDS:
+    if away.exists() and keeper.is_silent(away, AWAY_SECONDS):
         # Whatever comes of it, the next try is a while away.
         away.touch()
         done = keeper.bring_gateway_back(away.read_text(encoding="utf-8").strip())
@@ -214,7 +232,7 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
     colour = live_colour(map_file)
     if not colour.startswith(HOLD):
         return keeper.look(colour, time.monotonic()) if colour else []
-    if not is_abandoned(map_file, time.time()):
+    if not keeper.is_abandoned(map_file):
         return []
     former = colour.removeprefix(HOLD)
     done = keeper.bring_back(former)

@@ -16,6 +16,7 @@ from plugins.module_utils.gateway_state import (
     compare_files,
     compare_folders,
     is_cut_off,
+    is_deaf,
     parse_config_hashes,
     parse_container,
 )
@@ -25,6 +26,17 @@ GATEWAY = Container(service="gateway", running=True, image_id="sha256:1", config
 KEEPER = Container(service="keeper", running=True, image_id="sha256:1", config_hash="bb")
 FORMER = dataclasses.replace(GATEWAY, running=False, config_hash="cc", name="svc-gateway-gateway-2")
 TRIAL = dataclasses.replace(GATEWAY, one_off=True, name="svc-gateway-trial")
+
+
+def test_a_gateway_without_its_socket_is_found(tmp_path: Path) -> None:
+    inspected = {
+        "State": {"Running": True},
+        "Mounts": [{"Type": "bind", "Source": str(tmp_path), "Destination": "/run/haproxy"}],
+    }
+    assert is_deaf(inspected, seconds=0)
+    assert not is_deaf({**inspected, "State": {"Running": False}}, seconds=0)
+    (tmp_path / "admin.sock").touch()
+    assert not is_deaf(inspected, seconds=0)
 
 
 @pytest.mark.parametrize(
@@ -108,4 +120,4 @@ def test_a_container_whose_folders_were_removed_under_it_is_cut_off(tmp_path: Pa
 
 def test_a_container_that_is_cut_off_is_a_difference() -> None:
     containers = [dataclasses.replace(GATEWAY, cut_off=True), KEEPER]
-    assert compare_containers(containers, WANTED) == ["the container of gateway has lost its folders"]
+    assert compare_containers(containers, WANTED) == ["the container of gateway has lost its folders or its socket"]

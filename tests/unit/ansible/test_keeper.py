@@ -224,6 +224,19 @@ class TestAbandoned:
         assert look_after(keeper, map_file) == []
         assert asked == []
 
+    @pytest.mark.parametrize("hours", [-24, 24])
+    def test_a_clock_that_is_set_neither_ends_a_run_nor_keeps_a_dead_one_alive(
+        self, machine: Any, map_file: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+    ) -> None:
+        keeper, _ = machine
+        began, monotonic = time.time(), time.monotonic()
+        map_file.with_name(SIGN_OF_LIFE).touch()
+        assert look_after(keeper, map_file) == []
+        monkeypatch.setattr(time, "time", lambda: began + hours * 3600)
+        assert look_after(keeper, map_file) == []
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic + ALIVE_SECONDS + 10)
+        assert look_after(keeper, map_file) != []
+
     def test_without_a_sign_the_age_of_the_map_counts(self, machine: Any, map_file: Path) -> None:
         keeper, asked = machine
         age(map_file, ALIVE_SECONDS - 10)

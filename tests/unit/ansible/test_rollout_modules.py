@@ -515,7 +515,7 @@ class TestTable:
     def test_an_empty_host_says_so(self) -> None:
         facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": []}
         facts |= {"records": [], "kept": [], "missing": [], "unreadable": []}
-        assert release_table(facts, "gpu-1")[0] == "gpu-1: nothing is live; the gateway does not answer"
+        assert release_table(facts, "gpu-1")[0] == "gpu-1: nothing is live; the gateway does not say where requests go"
 
 
 class TestEnds:
