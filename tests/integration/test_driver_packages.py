@@ -104,6 +104,7 @@ def test_a_plain_debian_ends_with_libraries_that_cuda_needs(machine: Machine) ->
     run = machine.role(nvidia_driver_sources=True)
     assert run.code == 0, run.output[-6000:]
     assert "NVIDIA's driver is installed, but its kernel module is not loaded." in run.output
+    assert "GPU008" not in run.output
 
     probe = (ROOT / "plugins/module_utils/gpu_host/probe.py").read_text(encoding="utf-8")
     assert machine.shell("python3 -", f"PROBE = {probe!r}\n{LOAD}") == "[True, True, True]\n"

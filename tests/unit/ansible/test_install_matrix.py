@@ -105,7 +105,7 @@ class TestDriver:
     def test_what_is_held(self) -> None:
         held: dict[str, Any] = {"driver": {"nvidia-driver": {}, "kmod-nvidia-open-dkms": {}}}
         host = {"facts": {"packages": held}}
-        values = variables("nvidia_driver", "rhel9", __nvidia_driver_host=host)
+        values = variables("nvidia_driver", "rhel9", __nvidia_driver_installed=host)
         argv = render("nvidia_driver", "hold_redhat.yml", "Lock the packages at this version", values)["argv"]
         assert argv == ["dnf", "versionlock", "add", "kmod-nvidia-open-dkms", "nvidia-driver"]
 
