@@ -30,13 +30,30 @@ def find_strange(state_dir: Path) -> list[Path]:
     return [path for path in map(state_dir.joinpath, PARTS) if path.is_file()]
 
 
+def find_closed(state_dir: Path) -> dict[Path, int]:
+    """Return what of the bundles the service's user cannot read, with the mode that lets everybody do so."""
+    folder = state_dir / "bundles"
+    found = {}
+    # What begins with a dot is a bundle that is still being brought.
+    for path in [folder, *folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"), *folder.glob("[!.]*/[!.]*/**/*")]:
+        if path.is_symlink() or not path.exists():
+            continue
+        mode = path.stat().st_mode & 0o7777
+        opened = mode | (0o555 if path.is_dir() else 0o444)
+        if mode != opened:
+            found[path] = opened
+    return found
+
+
 def mark(state_dir: Path, service: str) -> bool:
-    """Let the folder say that it is the service's, with room for its parts; return whether anything was changed."""
-    strange = find_strange(state_dir)
+    """Let the folder say that it is the service's, and mend its parts; return whether anything was to be done."""
+    strange, closed = find_strange(state_dir), find_closed(state_dir)
     for path in strange:
         put_aside(path)
+    for path, mode in closed.items():
+        path.chmod(mode)
     if is_marked(state_dir, service):
-        return bool(strange)
+        return bool(strange or closed)
     state_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(state_dir / MARKER, f"{service}\n")
     return True

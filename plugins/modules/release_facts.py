@@ -43,7 +43,7 @@ from ansible.module_utils.releases import (
     serving_colour,
 )
 from ansible.module_utils.service_network import find_faults, inspect_network, is_beyond_mending, members
-from ansible.module_utils.state_folder import MARKER, find_strange, is_marked
+from ansible.module_utils.state_folder import MARKER, find_closed, find_strange, is_marked
 
 DOCUMENTATION = r"""
 module: release_facts
@@ -259,6 +259,7 @@ def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[st
     if good[-1:] != [identity]:
         found.append("its record is missing")
     found += [f"{path} is no folder" for path in find_strange(state_dir)]
+    found += [f"{path} cannot be read by the service" for path in [*find_closed(state_dir)][:1]]
     if not is_marked(state_dir, name):
         found.append(f"{state_dir / MARKER} does not say that the folder is {name}'s")
     return found

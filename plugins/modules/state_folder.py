@@ -6,7 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.state_folder import NotOursError, find_parts, find_strange, is_marked, mark, remove
+from ansible.module_utils.state_folder import (
+    NotOursError,
+    find_closed,
+    find_parts,
+    find_strange,
+    is_marked,
+    mark,
+    remove,
+)
 
 DOCUMENTATION = r"""
 module: state_folder
@@ -14,7 +22,7 @@ short_description: Mark the folder of a service's state, or remove what it holds
 description:
   - V(purged) removes releases, bundles, records and the gateway's files by their names, and only from a folder that
     V(marked) has made known as this service's. Whatever else lies there stays.
-  - V(marked) also puts aside a file that lies where one of those folders belongs.
+  - V(marked) also puts aside a file that lies where one of those folders belongs, and lets everybody read the bundles.
 options:
   state_dir: {description: The service's state directory, type: path, required: true}
   name: {description: Name of the service, type: str, required: true}
@@ -48,7 +56,7 @@ def main() -> None:
     state_dir, name = Path(module.params["state_dir"]), module.params["name"]
     try:
         if module.params["state"] == "marked":
-            wrong = bool(find_strange(state_dir)) or not is_marked(state_dir, name)
+            wrong = bool(find_strange(state_dir) or find_closed(state_dir)) or not is_marked(state_dir, name)
             module.exit_json(changed=wrong if module.check_mode else mark(state_dir, name))
         found = find_parts(state_dir, name)
         for path in found if not module.check_mode else []:

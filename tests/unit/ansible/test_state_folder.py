@@ -73,3 +73,16 @@ def test_an_empty_folder_that_an_engine_made_is_replaced(tmp_path: Path) -> None
     (tmp_path / MARKER).mkdir()
     assert mark(tmp_path, "cats")
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+def test_bundles_that_somebody_closed_can_be_read_again(tmp_path: Path) -> None:
+    mark(tmp_path, "cats")
+    bundle = tmp_path / "bundles" / "cats" / "1"
+    bundle.mkdir(parents=True)
+    (bundle / "labels.txt").touch(mode=0o600)
+    bundle.chmod(0o700)
+    coming = bundle.with_name(".2.x")
+    coming.mkdir(mode=0o700)
+    assert mark(tmp_path, "cats")
+    assert [path.stat().st_mode & 0o777 for path in (bundle, bundle / "labels.txt", coming)] == [0o755, 0o644, 0o700]
+    assert not mark(tmp_path, "cats")
