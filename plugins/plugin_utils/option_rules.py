@@ -172,9 +172,15 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "auto or the name of a suite, such as trixie",
     ),
     (
-        r"nvidia_(container_toolkit_version|driver_branch)",
+        r"nvidia_container_toolkit_version",
         matches("[0-9][0-9A-Za-z.+~-]*"),
         "a version",
+    ),
+    (r"nvidia_driver_branch", matches("[0-9]{3,4}"), "a branch, such as 580"),
+    (
+        r"(docker_engine|nvidia_container_toolkit|nvidia_driver)_key_fingerprints",
+        lambda value: all(map(matches("[0-9A-Fa-f]{4}( {0,2}[0-9A-Fa-f]{4}){9}"), value)),
+        "a list of fingerprints, each of 40 hexadecimal digits",
     ),
     (
         r"nvidia_driver_packages",
