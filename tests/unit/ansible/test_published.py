@@ -6,14 +6,19 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from plugins.module_utils.published import EVERYWHERE, Address, Look, ask, published, usable
 from tests.integration.support.playbooks import free_port
 
 HOST = "127.0.0.1"
+ROLE = Path(__file__).resolve().parents[3] / "roles" / "inference_service"
 
 
 class Service(BaseHTTPRequestHandler):
@@ -105,3 +110,21 @@ def test_two_listeners_are_in_each_others_way_on_one_port() -> None:
 )
 def test_people_get_an_address_that_they_can_use(ip: str, reached_at: str, url: str) -> None:
     assert usable(Address(ip, 80), reached_at) == url
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        (EVERYWHERE, "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("fd00::7", "http://[fd00::7]:8000"),
+        ("10.0.0.7", "http://10.0.0.7:8000"),
+    ],
+)
+def test_a_run_asks_the_service_at_the_address_that_it_was_given(bind: str, url: str) -> None:
+    role = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    variables = {"inference_service_bind": bind, "inference_service_port": 8000}
+    templar = Templar(loader=DataLoader(), variables=variables)
+    assert templar.template(trust_as_template(role["__inference_service_url"])) == url
