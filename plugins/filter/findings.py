@@ -84,11 +84,21 @@ def host_report(report: dict[str, Any], host: str) -> str:
     tail = [report["refusal"]] if report.get("refusal") else []
     if findings:
         tail.append(findings_text(findings))
+        tail += _first_step(findings)
     elif report["verdict"] == "unreachable":
         tail.append("Nothing was found out, as the host could not be reached.")
     elif not tail:
         tail.append("No findings.")
     return "\n".join([host, "-" * len(host), *table, "", *tail])
+
+
+def _first_step(findings: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the finding to begin with, where there are several: they come in the order of cause and effect."""
+    counted = [item for item in findings if item["severity"] in {"error", "warning"} and not item.get("waived")]
+    if len(counted) < 2:
+        return []
+    first = min(counted, key=lambda item: _ORDER[item["severity"]])
+    return [f"Begin with {first['id']}: others may follow from it."]
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -256,18 +256,14 @@ def find_astray(gateway: Gateway, word: str) -> str:
     return ""
 
 
-def choose_strategy(asked: str, held: bool, gpus: list[str], memory: dict[str, tuple[int, int]]) -> str:
-    """Return blue_green where a second copy fits beside the first, else recreate; memory is used and free MiB by GPU.
-
-    A candidate needs about what the live instance uses now, which the GPU's used memory is never below.
-    """
+def choose_strategy(asked: str, held: bool, roomy: bool) -> str:
+    """Return blue_green where a second copy fits beside the first, else recreate; roomy where each GPU takes two."""
     if held:
         # A run died while it replaced the instance; only this way knows how to bring the old one back.
         return "recreate"
     if asked != "auto":
         return asked
-    tight = [gpu for gpu in gpus if gpu in memory and memory[gpu][1] < memory[gpu][0]]
-    return "recreate" if tight else "blue_green"
+    return "blue_green" if roomy else "recreate"
 
 
 def make_plan(

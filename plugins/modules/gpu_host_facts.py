@@ -7,11 +7,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.gpu_host.chosen import all_answer, is_choice, views
 from ansible.module_utils.gpu_host.commands import run
 from ansible.module_utils.gpu_host.engine import assess_engine
 from ansible.module_utils.gpu_host.findings import assess_driver, assess_toolkit, gpu_present
 from ansible.module_utils.gpu_host.flavors import choose_flavor
 from ansible.module_utils.gpu_host.host import host_facts
+from ansible.module_utils.gpu_host.nvidia_smi import SMI_TIMEOUT
 
 DOCUMENTATION = r"""
 ---
@@ -34,6 +36,12 @@ options:
     type: str
     choices: [auto, required, absent]
     default: auto
+  gpus:
+    description:
+      - The GPUs that the service shall use, V(all) or a list of indices, UUIDs or their beginnings, and slices of
+        split GPUs (V(0:1) or their UUIDs). Only these decide; an error of another is a remark.
+    type: raw
+    default: all
   requirements:
     description:
       - What the image flavor needs, with the keys min_driver, recommended_driver, cuda, compute_capabilities
@@ -54,9 +62,13 @@ options:
     type: bool
     default: true
   timeout:
-    description: Seconds to wait for any one command.
+    description: Seconds to wait for any one command but nvidia-smi.
     type: float
     default: 10
+  smi_timeout:
+    description: Seconds to wait for nvidia-smi, which starts every GPU anew where persistence mode is off.
+    type: float
+    default: 60
   root:
     description: Folder to read /proc, /sys, /dev and /etc below; tests point it at a recorded tree.
     type: path
@@ -114,11 +126,13 @@ def main() -> None:
                 "default": ["driver", "engine", "toolkit"],
             },
             "gpu": {"type": "str", "choices": ["auto", "required", "absent"], "default": "auto"},
+            "gpus": {"type": "raw", "default": "all"},
             "requirements": {"type": "dict", "default": {}},
             "flavors": {"type": "dict", "default": {}},
             "engine_required": {"type": "bool", "default": True},
             "toolkit_required": {"type": "bool", "default": True},
             "timeout": {"type": "float", "default": 10},
+            "smi_timeout": {"type": "float", "default": SMI_TIMEOUT},
             "root": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,
@@ -127,11 +141,14 @@ def main() -> None:
     topics = set(options["topics"])
     if options["gpu"] == "absent":
         topics -= {"driver", "toolkit"}
-    facts = host_facts(Path(options["root"]), run, options["timeout"], topics)
+    if not is_choice(options["gpus"]):
+        module.fail_json(msg=f"gpus must be all, or a list such as [0, GPU-5e1d8f2a, '1:0'], not {options['gpus']!r}.")
+    root = Path(options["root"])
+    facts = host_facts(root, run, options["timeout"], topics, options["gpus"], options["smi_timeout"])
     present = "pci_devices" in facts and gpu_present(facts)
     requirements, flavor = options["requirements"], {}
     if options["flavors"]:
-        flavor = choose_flavor(options["flavors"], facts, present)
+        flavor = choose_flavor(options["flavors"], views(facts)[0] if present and all_answer(facts) else facts, present)
         requirements = options["flavors"][flavor["name"]]
     by_topic = {}
     if "driver" in topics:

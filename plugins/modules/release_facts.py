@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,6 +22,9 @@ from ansible.module_utils.gateway_state import (
     read_containers,
 )
 from ansible.module_utils.golden import GoldenError, load
+from ansible.module_utils.gpu_host.chosen import takes_two
+from ansible.module_utils.gpu_host.commands import run
+from ansible.module_utils.gpu_host.nvidia_smi import SMI_TIMEOUT, read_report
 from ansible.module_utils.haproxy_runtime import GatewayError, live_word, read_map_file
 from ansible.module_utils.host_address import refusal
 from ansible.module_utils.releases import (
@@ -187,26 +189,6 @@ def settled_instances(name: str, gateway: Gateway, deadline: float) -> list[Inst
         time.sleep(0.5)
 
 
-def gpu_memory() -> dict[str, tuple[int, int]]:
-    """Return used and free MiB of each GPU by its index; nothing when nvidia-smi does not say."""
-    query = ["nvidia-smi", "--query-gpu=index,memory.used,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return {}
-    return parse_gpu_memory(done.stdout)
-
-
-def parse_gpu_memory(text: str) -> dict[str, tuple[int, int]]:
-    """Read the lines `INDEX, USED, FREE` of nvidia-smi; a GPU that reports no numbers is left out."""
-    found = {}
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) == 3 and all(field.isdigit() for field in fields):
-            found[fields[0]] = (int(fields[1]), int(fields[2]))
-    return found
-
-
 def describe(release: dict[str, Any]) -> str:
     """Return the lines that ``--diff`` shows for a release."""
     bundle = release.get("bundle", {})
@@ -342,9 +324,10 @@ def main() -> None:
             indices = [str(item["index"]) for item in release["settings"]["instances"]]
             plan = make_plan(release["release_id"], indices, instances, gateway, good, cut_off(params["name"], serving))
             if plan.rollout and not plan.first:
-                gpus = [str(item["index"]) for item in release["settings"]["instances"] if item["gpu"]]
-                memory = gpu_memory() if gpus and params["strategy"] == "auto" else {}
-                plan.strategy = choose_strategy(params["strategy"], gateway.held, gpus, memory)
+                gpus = [str(item["gpu"]) for item in release["settings"]["instances"] if item["gpu"]]
+                known = read_report(run, SMI_TIMEOUT)[1]["gpus"] if gpus and params["strategy"] == "auto" else []
+                roomy = all(takes_two(gpu, known) for gpu in gpus)
+                plan.strategy = choose_strategy(params["strategy"], gateway.held, roomy)
             verified: dict[str, Any] = {}
             unsettled = plan.reason
             if not plan.rollout and params["gateway"]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from plugins.module_utils.gpu_host.chosen import is_choice
+
 SYSTEM_FOLDERS = re.compile(
     r"/*((bin|boot|dev|etc|home|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log)/*)?"
 )
@@ -65,14 +67,6 @@ def is_share(value: str) -> bool:
     """Return whether this is how many hosts: a number or a share of them."""
     found = re.fullmatch(r"([1-9][0-9]*)(%?)", value)
     return found is not None and (not found[2] or int(found[1]) <= 100)
-
-
-def is_gpus(value: Any) -> bool:
-    """Return whether this chooses GPUs: all, or a list of different names."""
-    if not isinstance(value, list):
-        return bool(value == "all")
-    names = [str(item) for item in value]
-    return len(set(names)) == len(names) and all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9:/._-]*", name) for name in names)
 
 
 def is_environment(value: Mapping[str, Any]) -> bool:
@@ -147,7 +141,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "previous, or the id of a release: 12 hexadecimal digits, as playbooks/status.yml lists them",
     ),
     (r"logs_release", matches("([0-9a-f]{12})?"), "the id of a release: 12 hexadecimal digits"),
-    (r"inference_service_gpus", is_gpus, "all, or a list of different GPUs such as [0, 1]"),
+    (
+        r"(inference_service|nvidia_driver|nvidia_container_toolkit)_gpus",
+        is_choice,
+        "all, or a list of different GPUs: indices, UUIDs or slices such as [0, GPU-5e1d8f2a, '1:0']",
+    ),
     (
         r"inference_service_env",
         is_environment,

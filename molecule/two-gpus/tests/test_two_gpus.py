@@ -1,4 +1,4 @@
-"""Two GPUs in one host: an instance on each, one that dies, and a release that has no room beside the live one.
+"""A whole GPU and a split one in one host: an instance on it and on a slice, one that dies, and a release without room.
 
 The tests run in the order of the file.
 """
@@ -35,6 +35,13 @@ def deploy(**extra: Any) -> subprocess.CompletedProcess[str]:
     inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     command = ["ansible-playbook", f"--inventory={inventory}", str(PLAYBOOK), f"--extra-vars={json.dumps(extra)}"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def deploy_check(**extra: Any) -> subprocess.CompletedProcess[str]:
+    """Ask what a deploy would do."""
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    command = ["ansible-playbook", f"--inventory={inventory}", str(PLAYBOOK), "--check"]
+    return subprocess.run([*command, f"--extra-vars={json.dumps(extra)}"], capture_output=True, text=True, check=False)
 
 
 def instances(host: Host) -> dict[str, dict[str, Any]]:
@@ -82,10 +89,10 @@ def client(host: Host) -> Iterator[list[str]]:
 
 
 def test_each_gpu_has_an_instance_that_was_accepted(host: Host) -> None:
-    assert set(instances(host)) == {"nvidia.com/gpu=0", "nvidia.com/gpu=1"}
+    assert set(instances(host)) == {"nvidia.com/gpu=0", "nvidia.com/gpu=1:0"}
     record = json.loads(host.check_output(f"cat {STATE}/records/0001-*.json"))
     assert record["result"] == "ok"
-    wait_until(host, {"0", "1"})
+    wait_until(host, {"0", "1-0"})
 
 
 def test_both_get_requests(host: Host) -> None:
@@ -97,14 +104,14 @@ def test_both_get_requests(host: Host) -> None:
 
 
 def test_one_that_dies_leaves_the_other_serving(host: Host) -> None:
-    doomed = instances(host)["nvidia.com/gpu=1"]
+    doomed = instances(host)["nvidia.com/gpu=1:0"]
     with client(host) as answers:
         # As the kernel ends a process whose GPU fell off the bus.
         host.check_output(f"kill -KILL {doomed['State']['Pid']}")
         wait_until(host, {"0"})
         time.sleep(2)
         # And the engine starts it again.
-        wait_until(host, {"0", "1"})
+        wait_until(host, {"0", "1-0"})
         time.sleep(1)
     assert len(answers) > 20
     # What it was computing is lost with it, and nothing else: the client asks one thing at a time.
@@ -114,10 +121,8 @@ def test_one_that_dies_leaves_the_other_serving(host: Host) -> None:
 
 def test_a_release_without_room_beside_the_live_one_takes_its_place(host: Host) -> None:
     before = instances(host)
-    host.check_output(
-        "sed --in-place -e 's/^memory.used=.*/memory.used=14000 MiB/' -e 's/^memory.free=.*/memory.free=9034 MiB/' "
-        "/usr/share/simulated-gpu/fields-1.txt"
-    )
+    # What the slices have left is less than what they use.
+    host.check_output("sed --in-place 's/<free>10900 MiB/<free>4000 MiB/g' /usr/share/simulated-gpu/report.xml")
     with client(host) as answers:
         run = deploy(inference_service_env={"API_LOG_LEVEL": "debug"})
     assert run.returncode == 0, run.stdout[-6000:]
@@ -129,3 +134,23 @@ def test_a_release_without_room_beside_the_live_one_takes_its_place(host: Host) 
     records = sorted(host.file(f"{STATE}/records").listdir())
     phases = json.loads(host.file(f"{STATE}/records/{records[-1]}").content_string)["phases"]
     assert phases["held"] > 0
+
+
+def test_all_means_every_slice_whatever_names_it(host: Host) -> None:
+    """The check modes of the same deploy: what each spelling would start, without starting it."""
+    spellings: tuple[object, ...] = ("all", ["GPU-5e1d8f2a", "MIG-0b6d1c47"], ["0", "1:1"])
+    for gpus in spellings:
+        run = deploy_check(inference_service_gpus=gpus)
+        assert run.returncode == 0, run.stdout[-6000:]
+    for wrong, words in (([1], "is split by MIG"), ([0, 5], "names 5")):
+        run = deploy_check(inference_service_gpus=wrong)
+        assert run.returncode != 0
+        assert words in " ".join(run.stdout.split())
+
+
+def test_a_teardown_ends_both(host: Host) -> None:
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    command = ["ansible-playbook", f"--inventory={inventory}", str(PLAYBOOK.with_name("teardown.yml"))]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-6000:]
+    assert host.check_output("docker ps --quiet --filter label=inference-service.release") == ""

@@ -14,6 +14,24 @@ from .finding import Facts, Finding, finding
 # What the engine or its hooks print when the container does not start, in the order in which they are looked for.
 _REFUSALS = (
     ("version mismatch", "GPU006", "the loaded driver and its libraries differ"),
+    ("permission denied while trying to connect", "ENG001", "this user may not use Docker's socket"),
+    ("Cannot connect to the Docker daemon", "ENG001", "the Docker engine does not answer"),
+    ("no space left on device", "ENG005", "there is no room for it"),
+    ("ldconfig.real", "GPU034", "the toolkit's settings name an ldconfig that this host does not have"),
+    ("Runtime Hook directly", "GPU034", "the toolkit's settings have its hook refuse to work"),
+    ("bpf", "GPU034", "the hook may not let it use the devices: the kernel refuses its filter"),
+    ("rpc error: timed out", "GPU027", "the driver takes too long to answer the hook"),
+    ("driver error: timed out", "GPU027", "the driver takes too long to answer the hook"),
+    ("rpc error: failed to process", "GPU028", "the driver does not answer the hook"),
+    ("driver not loaded", "GPU003", "the driver's kernel module is not loaded"),
+    ("libnvidia-ml.so", "GPU003", "the driver's libraries are not installed, or not found"),
+    ("libcuda.so", "GPU003", "the driver's libraries are not installed, or not found"),
+    ("gpu is lost", "GPU020", "the GPU is lost"),
+    ("GPU is lost", "GPU020", "the GPU is lost"),
+    ("unknown device", "GPU030", "there is no such device"),
+    ("conflicting device", "GPU012", "two CDI specifications offer the device"),
+    ('nvidia-container-runtime": executable file not found', "GPU010", "the nvidia runtime is not installed"),
+    ("nvidia-container-runtime: no such file", "GPU010", "the nvidia runtime is not installed"),
     ("nvidia-persistenced/socket", "GPU017", "the socket of nvidia-persistenced is not there"),
     ("nvidia-uvm", "GPU015", "a device node of the driver is missing"),
     ("unresolvable CDI devices", "GPU012", "no CDI specification offers the device"),
@@ -32,6 +50,13 @@ _CUDA = {
     35: ("GPU009", "the driver is too old"),
 }
 _REMEDIES = {
+    "ENG001": "Start the engine (systemctl start docker) and run the playbook with become: root may use its socket.",
+    "ENG005": "Free space where images and containers lie: docker system df.",
+    "GPU003": "Make nvidia-smi work on the host first: playbooks/verify.yml says what is missing.",
+    "GPU020": "Drain this host and reboot it; a GPU that is lost again needs service.",
+    "GPU027": "systemctl enable --now nvidia-persistenced: without it each start initializes every GPU anew.",
+    "GPU030": "nvidia-smi -L lists what there is; name that in inference_service_gpus.",
+    "GPU034": "Let containers get the GPU through CDI, which needs no hook: docker_engine_cdi=true.",
     "GPU006": "Reboot this host; its driver was upgraded while the old one stayed loaded.",
     "GPU009": "Upgrade the driver, or choose an inference_image_flavor built for an older CUDA.",
     "GPU010": "Run the deploy with nvidia_container_toolkit_install=true.",
@@ -97,6 +122,8 @@ def assess_access(outcome: Outcome, expected: int) -> list[Finding]:
         return [_failed("GPU025", "it may not open the device", evidence)]
     if cuda["code"] == 999 and management.get("code") == 0:
         return [_failed("GPU024", "nvidia-smi would work in it, but CUDA does not start", evidence)]
+    if cuda["code"] == 46 or "busy or unavailable" in str(kernel.get("error")):
+        return [_busy(evidence)]
     if cuda["code"] == 2 or "out of memory" in str(kernel.get("error")).lower():
         return [_full(evidence)]
     if cuda["code"] != 0:
@@ -128,6 +155,17 @@ def _full(evidence: str) -> Finding:
         evidence,
         "nvidia-smi names what uses it. If that is the release that serves, the new one can only replace it "
         "(inference_service_strategy); anything else must go or use another GPU.",
+    )
+
+
+def _busy(evidence: str) -> Finding:
+    """As with memory: in exclusive mode the release that serves has the GPU, and the new one takes its place."""
+    return finding(
+        "GPU032",
+        "warning",
+        "A container reaches the GPU, but another process has it for itself.",
+        evidence,
+        "If that is the release that serves, the new one replaces it; nvidia-smi names process and compute mode.",
     )
 
 

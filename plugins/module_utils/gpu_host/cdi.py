@@ -11,7 +11,9 @@ from typing import Any
 from .files import read_text
 from .finding import Facts, Finding, finding
 
-SPEC_FOLDERS = ("etc/cdi", "var/run/cdi", "run/cdi")
+# Where engines look that are not told otherwise. A later folder goes before an earlier one.
+SPEC_FOLDERS = ("/etc/cdi", "/var/run/cdi")
+GPU_KIND = "nvidia.com/gpu"
 
 
 def parse_spec(text: str) -> dict[str, Any]:
@@ -31,20 +33,115 @@ def parse_spec(text: str) -> dict[str, Any]:
     }
 
 
-def read_specs(root: Path) -> list[dict[str, Any]]:
-    """Every NVIDIA specification in the folders that the engine searches, each file once."""
+def read_specs(root: Path, folders: list[str]) -> list[dict[str, Any]]:
+    """Every NVIDIA specification in the folders that the engine searches, each file once, and what each is good for.
+
+    `serves` are the devices that the engine takes from it: those that no later folder has too. `conflicts` are those
+    that another file of the same folder has, so that no container gets them.
+    """
     specs = []
     seen = set()
-    for folder in SPEC_FOLDERS:
-        for path in _spec_files(root / folder):
+    for priority, folder in enumerate(folders or SPEC_FOLDERS):
+        place = root / folder.lstrip("/")
+        if not place.is_dir() and folder.startswith("/var/run/"):
+            place = root / folder.removeprefix("/var/").lstrip("/")
+        for path in _spec_files(place):
             real = path.resolve()
             if real in seen:
                 continue
             seen.add(real)
             spec = parse_spec(read_text(path))
             if spec["kind"].startswith("nvidia.com/"):
-                specs.append({"path": f"/{path.relative_to(root)}", **spec})
+                specs.append({"path": f"/{path.relative_to(root)}", "priority": priority, **spec})
+    for spec in specs:
+        offered = qualified_devices([spec])
+        rivals = [other for other in specs if other is not spec and set(offered) & set(qualified_devices([other]))]
+        higher = [other for other in rivals if other["priority"] > spec["priority"]]
+        equal = [other for other in rivals if other["priority"] == spec["priority"]]
+        taken = set(qualified_devices(higher))
+        spec["serves"] = [name for name in offered if name not in taken]
+        spec["conflicts"] = sorted(set(spec["serves"]) & set(qualified_devices(equal)))
+    for spec in specs:
+        del spec["priority"]
     return specs
+
+
+def offered_devices(specs: list[dict[str, Any]]) -> list[str]:
+    """Names that a container can get: those that one specification alone stands for."""
+    return sorted({name for spec in specs for name in spec["serves"] if name not in spec["conflicts"]})
+
+
+def spec_to_write(facts: Facts) -> str:
+    """Path of the specification that is to be written, or nothing: never one that is right or somebody else's."""
+    specs = _of_gpus(facts)
+    wrong = [*_stale(facts), *_with_wrong_number(facts)]
+    if not wrong and any(spec["conflicts"] for spec in specs):
+        return ""
+    if wrong or (specs and _not_offered(facts)):
+        return str((wrong or specs)[0]["path"])
+    if specs:
+        return ""
+    # It belongs into the folder that a boot empties: nothing refreshes one elsewhere after an upgrade of the driver.
+    folder = (facts["engine"]["cdi_spec_dirs"] or SPEC_FOLDERS)[-1].rstrip("/")
+    taken = {spec["path"] for spec in facts["toolkit"]["cdi_specs"]}
+    paths = [f"{folder}/{name}.yaml" for name in ("nvidia", "nvidia-gpu")]
+    return paths[1] if paths[0] in taken else paths[0]
+
+
+def _not_offered(facts: Facts) -> list[str]:
+    """The chosen devices that no specification offers, by their first name."""
+    offered = facts["toolkit"]["cdi_devices"]
+    return [each[0] for each in _names(facts) if not any(f"{GPU_KIND}={name}" in offered for name in each)]
+
+
+def _names(facts: Facts) -> list[list[str]]:
+    """The names of each chosen device, the preferred one first."""
+    devices = facts["chosen"]["devices"]
+    # One for all is enough where there is but one.
+    only = ["all"] if len(facts["gpus"]) == len(devices) == 1 else []
+    return [[*device["names"], *only] for device in devices]
+
+
+def _of_gpus(facts: Facts) -> list[dict[str, Any]]:
+    """The specifications from which the engine takes the chosen GPUs; those of gds or mofed stand beside them."""
+    specs = [spec for spec in facts["toolkit"]["cdi_specs"] if spec["kind"] == GPU_KIND and spec["serves"]]
+    served = {name for spec in specs for name in spec["serves"]}
+    names = [[f"{GPU_KIND}={name}" for name in each] for each in _names(facts)]
+    wanted = {next((name for name in each if name in served), "") for each in names} & served
+    return [spec for spec in specs if not wanted or wanted & set(spec["serves"])]
+
+
+def _stale(facts: Facts) -> list[dict[str, Any]]:
+    running = facts["driver"]["loaded_version"] or facts["driver_version"]
+    return [
+        spec for spec in _of_gpus(facts) if running and spec["driver_version"] and spec["driver_version"] != running
+    ]
+
+
+def _with_wrong_number(facts: Facts) -> list[dict[str, Any]]:
+    actual = facts["driver"]["device_majors"].get("nvidia-uvm")
+    return [
+        spec
+        for spec in _of_gpus(facts)
+        if actual is not None and spec["uvm_major"] is not None and spec["uvm_major"] != actual
+    ]
+
+
+def assess_conflicts(facts: Facts, severity: str) -> list[Finding]:
+    """GPU012: two specifications of one folder that offer the same device, so that nobody gets it."""
+    parties = [spec for spec in _of_gpus(facts) if spec["conflicts"]]
+    if not parties:
+        return []
+    names = sorted({name for spec in parties for name in spec["conflicts"]})
+    return [
+        finding(
+            "GPU012",
+            severity,
+            f"Two CDI specifications of one folder offer {', '.join(names)}: Docker gives out neither.",
+            ", ".join(spec["path"] for spec in parties),
+            "Keep the one that nvidia-cdi-refresh.service or nvidia-ctk writes, and remove the other.",
+        )
+    ]
 
 
 def qualified_devices(specs: list[dict[str, Any]]) -> list[str]:
@@ -53,7 +150,7 @@ def qualified_devices(specs: list[dict[str, Any]]) -> list[str]:
 
 
 def assess_stale_specs(facts: Facts, severity: str) -> list[Finding]:
-    """GPU012: a specification of another driver."""
+    """GPU012: a specification of another driver, where the engine takes a GPU from it."""
     running = facts["driver"]["loaded_version"] or facts["driver_version"]
     return [
         finding(
@@ -65,8 +162,7 @@ def assess_stale_specs(facts: Facts, severity: str) -> list[Finding]:
             "Write it anew: systemctl restart nvidia-cdi-refresh.service, or nvidia-ctk cdi generate "
             f"--output={spec['path']}; remove a copy that nothing refreshes.",
         )
-        for spec in facts["toolkit"]["cdi_specs"]
-        if running and spec["driver_version"] and spec["driver_version"] != running
+        for spec in _stale(facts)
     ]
 
 
@@ -98,26 +194,25 @@ def assess_uvm_number(facts: Facts, severity: str) -> list[Finding]:
             "Write the specification anew, now that nvidia-uvm is loaded: modprobe nvidia-uvm && "
             "systemctl restart nvidia-cdi-refresh.service.",
         )
-        for spec in facts["toolkit"]["cdi_specs"]
-        if actual is not None and spec["uvm_major"] is not None and spec["uvm_major"] != actual
+        for spec in _with_wrong_number(facts)
     ]
 
 
-def assess_mig_offered(facts: Facts, modes: list[str]) -> list[Finding]:
-    """GPU018: MIG devices that no specification offers."""
-    split = [gpu for gpu in facts["gpus"] if gpu["mig"]["current"] and gpu["mig"]["instances"]]
-    # nvidia-ctk names a MIG device GPU:INSTANCE, or MIG-UUID when asked for uuids.
-    offered = [name for name in facts["toolkit"]["cdi_devices"] if ":" in name or "MIG-" in name]
-    if "cdi" not in modes or not split or offered:
+def assess_offered(facts: Facts, modes: list[str], severity: str) -> list[Finding]:
+    """GPU012, GPU018: what is chosen and no specification offers."""
+    missing = _not_offered(facts)
+    if modes[:1] != ["cdi"] or not missing:
         return []
+    slices = any(":" in name or name.startswith("MIG-") for name in missing)
     return [
         finding(
-            "GPU018",
-            "warning",
-            "The CDI specification knows none of this host's MIG devices.",
-            f"MIG is on for GPU {', '.join(str(gpu['index']) for gpu in split)}; "
+            "GPU018" if slices else "GPU012",
+            severity,
+            f"No CDI specification offers {', '.join(missing)}"
+            + (": it was written before GPUs were split, or split otherwise." if slices else ", which is to be used."),
             f"offered {', '.join(facts['toolkit']['cdi_devices'])}",
-            "Write it anew after each change of MIG: systemctl restart nvidia-cdi-refresh.service.",
+            "Write it anew, after each change of the GPUs and of MIG: systemctl restart nvidia-cdi-refresh.service, or "
+            "nvidia-ctk cdi generate.",
         )
     ]
 
@@ -130,7 +225,7 @@ def _uvm_major(text: str) -> int | None:
 
 def _spec_files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml", ".json"})
+        return sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".json"})
     except OSError:
         return []
 

@@ -36,7 +36,9 @@ Runner = Callable[[Sequence[str], float], Outcome]
 def run(argv: Sequence[str], timeout: float) -> Outcome:
     """Run a command for at most `timeout` seconds, in the C locale."""
     environment = dict(os.environ, LC_ALL="C", LANGUAGE="")
-    environment["PATH"] = environment.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+    environment["PATH"] = (
+        environment.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin:/usr/lib/wsl/lib"
+    )
     try:
         process = subprocess.Popen(
             list(argv),

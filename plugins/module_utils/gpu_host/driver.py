@@ -146,6 +146,7 @@ def driver_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
         "nouveau_loaded": (root / "sys/module/nouveau").is_dir(),
         "device_nodes": sorted(path.name for path in entries(root / "dev", "nvidia*") if not path.is_dir()),
         "device_majors": parse_devices(read_text(root / "proc/devices")),
+        "modprobe_present": (root / "usr/bin/nvidia-modprobe").exists(),
         "persistenced_socket": any((root / path).exists() for path in PERSISTENCED_SOCKETS),
     }
 
@@ -189,7 +190,19 @@ def assess_versions(facts: Facts) -> list[Finding]:
 
 def assess_age(facts: Facts, requirements: Facts) -> list[Finding]:
     """GPU009: a driver that is older than the image wants."""
-    version = facts["driver_version"]
+    version, machine = facts["driver_version"], facts["machine"]
+    built = [str(item) for item in requirements.get("machines") or []]
+    if machine and built and machine not in built:
+        return [
+            finding(
+                "GPU009",
+                "error",
+                f"The chosen image flavor is built for {', '.join(built)}, and this machine is {machine}.",
+                f"uname -m says {machine}",
+                "Serve on the CPU with inference_image_flavor=cpu, or bring an image of your own for this machine "
+                "(inference_image_strategy=pull).",
+            )
+        ]
     minimum = str(requirements.get("min_driver") or "")
     recommended = str(requirements.get("recommended_driver") or "")
     cuda = str(requirements.get("cuda") or "")
@@ -227,12 +240,14 @@ def assess_device_nodes(facts: Facts) -> list[Finding]:
     missing = [f"/dev/{name}" for name in _DEVICE_NODES if name not in present]
     if not any(name.startswith("nvidia") and name[6:].isdigit() for name in present):
         missing.append("/dev/nvidia0")
+    # A deploy that writes a specification makes this one first, and so does the runtime's hook.
+    made_later = missing == ["/dev/nvidia-uvm"] and facts["driver"]["modprobe_present"]
     if not missing:
         return []
     return [
         finding(
             "GPU015",
-            "error",
+            "warning" if made_later else "error",
             "Device nodes of the driver are missing, so containers cannot open the GPU.",
             f"missing {', '.join(missing)}",
             "Create them with `nvidia-modprobe -u -c=0` (or `nvidia-ctk system create-device-nodes "

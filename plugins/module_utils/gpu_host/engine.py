@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands import Outcome, Runner
+from .files import read_text
 from .finding import Facts, Finding, finding
 from .versions import older
 
@@ -28,6 +29,9 @@ def parse_info(text: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         info = {}
     version = str(info.get("ServerVersion") or "")
+    status = info.get("DriverStatus")
+    details = dict(row for row in status if _is_pair(row)) if isinstance(status, list) else {}
+    containerd = info.get("Containerd")
     security = _texts(info.get("SecurityOptions"))
     errors = _texts(info.get("ServerErrors"))
     swarm = info.get("Swarm")
@@ -48,6 +52,11 @@ def parse_info(text: str) -> dict[str, Any]:
         "live_restore": bool(info.get("LiveRestoreEnabled")),
         "storage_driver": str(info.get("Driver") or ""),
         "data_root": str(info.get("DockerRootDir") or ""),
+        # Images of this kind lie below the root of containerd, not below that of the engine.
+        "containerd_images": details.get("driver-type") == "io.containerd.snapshotter.v1",
+        "containerd_address": str(containerd.get("Address") or "") if isinstance(containerd, dict) else "",
+        # Podman answers to the name of docker where podman-docker is installed.
+        "podman": isinstance(info.get("host"), dict) and not version,
         "ncpu": _number(info.get("NCPU")),
         "memory_bytes": _number(info.get("MemTotal")),
         "rootless": any("rootless" in item for item in security),
@@ -69,9 +78,21 @@ def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     facts["daemon_present"] = any(
         (root / folder / "dockerd").exists() for folder in ("usr/bin", "usr/sbin", "usr/local/bin")
     )
-    facts["storage_free_bytes"] = _free_bytes(root, facts["data_root"])
+    facts["podman"] = facts["podman"] or "podman" in info.err.lower()
+    facts["image_root"] = image_root(root, facts)
+    facts["storage_free_bytes"] = _free_bytes(root, facts["image_root"])
     del facts["errors"]
     return facts
+
+
+def image_root(root: Path, facts: dict[str, Any]) -> str:
+    """Folder in which images really lie: with the containerd store it is containerd's, or its part of the engine's."""
+    if not facts["containerd_images"]:
+        return str(facts["data_root"])
+    if "/docker/" in facts["containerd_address"]:
+        return f"{facts['data_root']}/containerd/daemon"
+    stated = re.search(r"(?m)^root\s*=\s*[\"']([^\"']+)[\"']", read_text(root / "etc/containerd/config.toml"))
+    return stated.group(1) if stated else "/var/lib/containerd"
 
 
 def parse_images(text: str) -> dict[str, str]:
@@ -129,10 +150,23 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
     engine = facts["engine"]
     severity = "error" if required else "warning"
     install = "Run the deploy with docker_engine_install=true"
+    if engine["podman"]:
+        return [
+            finding(
+                "ENG006",
+                severity,
+                "The docker command of this host is Podman's, which the service does not run on.",
+                engine["message"] or "docker info answers as Podman",
+                "Remove podman-docker (Podman itself may stay), then install Docker: docker_engine_install=true.",
+            )
+        ]
     if not engine["version"]:
         if not engine["cli_present"]:
             summary = "Docker is not installed."
             remedy = f"{install}, or install it by hand."
+        elif "permission denied" in engine["message"].lower():
+            summary = "This user may not use Docker's socket."
+            remedy = "Deploy with become (the playbooks do), or add the user to the group docker and log in anew."
         elif engine["daemon_present"]:
             summary = "The Docker engine does not answer."
             remedy = (
@@ -178,8 +212,8 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
                 "ENG005",
                 "warning",
                 f"Only {free / 10**9:.1f} GB are free where Docker keeps its images.",
-                f"data root {engine['data_root']}",
-                "Free space (docker image prune removes images that nothing names) or move the data root; "
+                f"images lie in {engine['image_root']}",
+                "Free space (docker image prune removes images that nothing names) or move that folder; "
                 "the GPU image alone needs about 5 GB.",
             )
         )
@@ -222,6 +256,10 @@ def _free_bytes(root: Path, data_root: str) -> int:
     except (OSError, ValueError):
         return 0
     return usage.f_bavail * usage.f_frsize
+
+
+def _is_pair(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and all(isinstance(item, str) for item in row)
 
 
 def _number(value: object) -> int:

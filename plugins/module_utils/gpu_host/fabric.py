@@ -32,6 +32,11 @@ def assess_fabric(facts: Facts) -> list[Finding]:
         f"Install the package nvidia-fabricmanager of exactly {driver or 'the version of the driver'}, then "
         "systemctl enable --now nvidia-fabricmanager; its log is /var/log/fabricmanager.log."
     )
+    if any(gpu["architecture"] == "Blackwell" for gpu in waiting + failed):
+        remedy += (
+            " Blackwell's switches also need the package nvlsm, and ib_umad and mlx5_ib loaded (modprobe; Ubuntu: "
+            "linux-modules-extra of the running kernel) before it starts."
+        )
     if facts["nvswitches"] and manager and driver and manager != driver:
         summary = f"Fabric Manager {manager} does not match driver {driver}: CUDA ends with error 802."
         return [finding("GPU019", "error", summary, evidence, remedy)]

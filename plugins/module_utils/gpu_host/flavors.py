@@ -15,8 +15,11 @@ def runs_on(capability: str, supported: list[Any]) -> bool:
     return not own or not listed or any(item[:1] == own[:1] and item <= own for item in listed)
 
 
-def objection(row: dict[str, Any], driver: str, gpus: list[dict[str, Any]]) -> str:
+def objection(row: dict[str, Any], driver: str, gpus: list[dict[str, Any]], machine: str = "") -> str:
     """Say why a host cannot run a flavor, or nothing when it can."""
+    built = [str(item) for item in row.get("machines") or []]
+    if machine and built and machine not in built:
+        return f"it is built for {', '.join(built)}, and this machine is {machine}"
     minimum = str(row.get("min_driver") or "")
     if older(driver, minimum):
         return f"driver {driver} is older than {minimum}"
@@ -46,7 +49,7 @@ def choose_flavor(flavors: dict[str, dict[str, Any]], facts: dict[str, Any], pre
         return {"name": names[0] if names else "", "reason": "the host has no GPU", "fits": bool(plain)}
     objections: list[str] = []
     for name in able:
-        against = objection(flavors[name], facts["driver_version"], facts["gpus"])
+        against = objection(flavors[name], facts["driver_version"], facts["gpus"], str(facts.get("machine") or ""))
         if not against:
             passed = "".join(f"; not {item}" for item in objections)
             return {"name": name, "reason": f"the newest CUDA that the host can run{passed}", "fits": True}

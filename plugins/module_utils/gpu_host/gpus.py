@@ -7,6 +7,9 @@ from typing import Any
 from .finding import Facts, Finding, finding
 from .flavors import runs_on
 
+# What the driver recommends for a GPU that has failed; with "Drain and Reset" and "Drain P2P" what runs may end first.
+_NEEDED_AT_ONCE = ("Reset", "Reboot")
+
 
 def assess_generation(facts: Facts, requirements: Facts) -> list[Finding]:
     """GPU009: a generation that the image holds no code for."""
@@ -109,6 +112,14 @@ def assess_memory(facts: Facts) -> list[Finding]:
             summary = f"{where} can no longer replace broken memory."
             remedy = "Take this GPU out of inference_service_gpus and have it replaced."
             found.append(finding("GPU020", "error", summary, "row remapping failed", remedy))
+        elif action in _NEEDED_AT_ONCE:
+            summary = f"{where} cannot go on: the driver asks for a {action.lower()}."
+            remedy = (
+                f"Drain this host, then nvidia-smi --gpu-reset -i {gpu['index']}, with nothing using the GPU."
+                if action == "Reset"
+                else "Drain this host and reboot it."
+            ) + " A GPU that asks again needs service."
+            found.append(finding("GPU020", "error", summary, f"recovery action {action}", remedy))
         elif health["uncorrected_errors"] or waiting or action:
             errors = health["uncorrected_errors"] or 0
             wanted = [f"the driver recommends: {action}"] if action else []
@@ -130,7 +141,7 @@ def assess_vram(facts: Facts, requirements: Facts) -> list[Finding]:
         total, free = gpu["memory_total_mib"], gpu["memory_free_mib"]
         where = f"GPU {gpu['index']} ({gpu['name']})"
         evidence = f"{free if free is not None else 'unknown'} of {total} MiB free, {needed} MiB for each instance"
-        if total is None or gpu["mig"]["current"]:
+        if total is None:
             continue
         if total < needed:
             summary = f"{where} has too little memory for the image: {total} MiB."
@@ -144,6 +155,73 @@ def assess_vram(facts: Facts, requirements: Facts) -> list[Finding]:
             )
             found.append(finding("GPU023", "warning", summary, evidence, remedy))
     return found
+
+
+def assess_compute_mode(facts: Facts) -> list[Finding]:
+    """GPU032: a GPU that takes one process only, or none."""
+    found = []
+    for gpu in facts["gpus"]:
+        where, mode = f"GPU {gpu['index']} ({gpu['name']})", gpu["compute_mode"]
+        back = f"nvidia-smi -i {gpu['index']} -c DEFAULT"
+        if mode == "Prohibited":
+            summary = f"{where} is closed to all programs that compute."
+            found.append(finding("GPU032", "error", summary, f"compute mode {mode}", f"Open it: {back}."))
+        elif is_exclusive(gpu):
+            summary = f"{where} takes one process only: a new release cannot start beside the one that serves."
+            remedy = (
+                f"Releases are replaced instead, as with inference_service_strategy=recreate. {back} lets two share "
+                "the GPU; nothing else may use it until then."
+            )
+            found.append(finding("GPU032", "warning", summary, f"compute mode {mode}", remedy))
+    return found
+
+
+def is_exclusive(gpu: dict[str, Any]) -> bool:
+    """Whether the GPU serves one process, or one thread, at a time."""
+    return str(gpu["compute_mode"]).startswith("Exclusive")
+
+
+def assess_license(facts: Facts) -> list[Finding]:
+    """GPU033: a virtual GPU without its license, which is slowed down and then refuses to compute."""
+    found = []
+    for gpu in facts["gpus"]:
+        status = gpu["license"]
+        if not status.lower().startswith("unlicensed"):
+            continue
+        # It works for a while after the boot of the virtual machine.
+        early = "unrestricted" in status.lower()
+        found.append(
+            finding(
+                "GPU033",
+                "warning" if early else "error",
+                f"The virtual GPU {gpu['index']} ({gpu['name']}) has no license: "
+                + (
+                    "it will soon be slowed down, and CUDA refused."
+                    if early
+                    else "it is slowed down, and CUDA may be refused."
+                ),
+                f"license status {status}",
+                "Set it up (the token in /etc/nvidia/ClientConfigToken, FeatureType in /etc/nvidia/gridd.conf) "
+                "and systemctl restart nvidia-gridd; its log says what the server answers.",
+            )
+        )
+    return found
+
+
+def assess_slowdown(facts: Facts) -> list[Finding]:
+    """GPU037: a GPU that protects itself by computing more slowly."""
+    return [
+        finding(
+            "GPU037",
+            "warning",
+            f"GPU {gpu['index']} ({gpu['name']}) is slowed down: {', '.join(gpu['slowdowns'])}.",
+            "nvidia-smi -q -d PERFORMANCE",
+            "Answers take longer meanwhile. Thermal: look at fans, filters and the temperature of the room; power "
+            "brake: at the power supply and its cables.",
+        )
+        for gpu in facts["gpus"]
+        if gpu["slowdowns"]
+    ]
 
 
 def _mode(value: bool | None) -> str:

@@ -5,34 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .commands import Outcome, Runner
+from .cdi import spec_to_write
+from .chosen import ALL, choose
+from .commands import Runner
 from .driver import driver_facts
 from .engine import engine_facts
 from .fabric import fabric_manager_version
 from .generations import modules_needed
 from .kernel_log import parse_kernel_log, read_kernel_log
-from .nvidia_smi import UnreadableOutputError, parse_compute_capabilities, parse_report
+from .nvidia_smi import INFOROM, SMI_TIMEOUT, parse_compute_capabilities, read_report
 from .packages import package_facts
 from .pci import nvswitches, pci_devices
+from .platform import platform_facts
 from .selinux import selinux_facts
 from .toolkit import access_modes, toolkit_facts
 from .units import read_units
 
 
-def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
+def gpu_facts(root: Path, run: Runner, timeout: float, smi_timeout: float) -> dict[str, Any]:
     """Facts about GPUs and their driver."""
-    answer = run(["nvidia-smi", "-q", "-x"], timeout)
-    report: dict[str, Any] = {"driver_version": "", "cuda_version": "", "gpus": []}
-    message = "" if answer.ok else _message(answer)
-    if answer.ok:
-        try:
-            report = parse_report(answer.out)
-        except UnreadableOutputError as error:
-            message = f"the output of nvidia-smi -q -x cannot be read: {error}"
-    if answer.ok and not message and not report["gpus"]:
-        message = "nvidia-smi -q -x lists no GPU"
+    answer, report, message = read_report(run, smi_timeout)
     if report["gpus"]:
-        capabilities = run(["nvidia-smi", "--query-gpu=uuid,compute_cap", "--format=csv,noheader"], timeout)
+        capabilities = run(["nvidia-smi", "--query-gpu=uuid,compute_cap", "--format=csv,noheader"], smi_timeout)
         known = parse_compute_capabilities(capabilities.out) if capabilities.ok else {}
         for gpu in report["gpus"]:
             gpu["compute_capability"] = known.get(gpu["uuid"], "")
@@ -40,6 +34,7 @@ def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     devices = pci_devices(root)
     present = bool(devices or report["gpus"])
     return {
+        **platform_facts(root, run, timeout),
         "pci_devices": devices,
         "flavour_needed": modules_needed(devices),
         "nvswitches": nvswitches(root),
@@ -47,7 +42,7 @@ def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
         "units": read_units(run, timeout) if present else {},
         "packages": package_facts(root, run, timeout) if present else {},
         "selinux": selinux_facts(root),
-        "fabric_manager_version": fabric_manager_version(run, timeout) if present and nvswitches(root) else "",
+        "fabric_manager_version": fabric_manager_version(run, timeout) if present else "",
         "gpus": report["gpus"],
         "driver": driver,
         "driver_version": report["driver_version"] or driver["loaded_version"],
@@ -55,28 +50,25 @@ def gpu_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
         "nvidia_smi": {
             "answered": bool(report["gpus"]),
             "timed_out": answer.timed_out,
+            "inforom_corrupted": answer.rc == INFOROM,
             "mismatch": "version mismatch" in answer.text.lower(),
             "message": message,
         },
     }
 
 
-def host_facts(root: Path, run: Runner, timeout: float, topics: set[str]) -> dict[str, Any]:
+def host_facts(
+    root: Path, run: Runner, timeout: float, topics: set[str], asked: object = ALL, smi_timeout: float = SMI_TIMEOUT
+) -> dict[str, Any]:
     """Facts about the topics asked for: driver, engine, toolkit (which needs the other two)."""
     facts: dict[str, Any] = {}
     if topics & {"driver", "toolkit"}:
-        facts.update(gpu_facts(root, run, timeout))
+        facts.update(gpu_facts(root, run, timeout, smi_timeout))
+        facts["asked"], facts["chosen"] = asked, choose(asked, facts["gpus"])
     if topics & {"engine", "toolkit"}:
         facts["engine"] = engine_facts(root, run, timeout)
     if "toolkit" in topics:
-        facts["toolkit"] = toolkit_facts(root, run, timeout)
+        facts["toolkit"] = toolkit_facts(root, run, timeout, facts["engine"]["cdi_spec_dirs"])
+        facts["toolkit"]["spec_to_write"] = spec_to_write(facts)
         facts["toolkit"]["modes"] = access_modes(facts["engine"], facts["toolkit"])
     return facts
-
-
-def _message(answer: Outcome) -> str:
-    if answer.missing:
-        return ""
-    if answer.timed_out:
-        return f"nvidia-smi: {answer.err}"
-    return f"nvidia-smi ended with code {answer.rc}: {answer.text[:300]}"

@@ -42,6 +42,8 @@ class Host:
 
     root: Path
     answers: dict[tuple[str, ...], Outcome] = field(default_factory=dict)
+    # The GPUs that the service shall use.
+    gpus: object = "all"
 
     def __post_init__(self) -> None:
         self.write("proc/driver/nvidia/version", fixture("proc/proprietary_550"))
@@ -122,7 +124,7 @@ class Host:
         return self.answers.get(tuple(argv), Outcome(rc=127, err="No such file or directory", missing=True))
 
     def facts(self) -> dict[str, Any]:
-        return host_facts(self.root, self.run, 1.0, {"driver", "engine", "toolkit"})
+        return host_facts(self.root, self.run, 1.0, {"driver", "engine", "toolkit"}, self.gpus)
 
     def driver(self, expected: str = "auto", **requirements: Any) -> list[tuple[str, str]]:
         return shown(assess_driver(self.facts(), expected, {**CU124, **requirements}))

@@ -387,7 +387,7 @@ class TestEngineAndToolkit:
         by_runtime(host)
         assert of("GPU013", host.toolkit()) == ["warning"]
         by_runtime(host, toolkit="1.20.1")
-        assert of("GPU013", host.toolkit()) == []
+        assert of("GPU013", host.toolkit()) == ["warning"]
         by_runtime(host, toolkit="1.20.1", mode="legacy")
         assert of("GPU013", host.toolkit()) == ["warning"]
         by_runtime(host, CgroupDriver="cgroupfs")
@@ -484,9 +484,13 @@ class TestHardware:
     def test_gpu020_memory_errors(self, host: Host) -> None:
         host.smi(Outcome(out=fixture("nvidia_smi/l4_570.xml")))
         (found,) = [item for item in assess_driver(host.facts(), "auto", {}) if item["id"] == "GPU020"]
+        assert found["severity"] == "error"
+        assert "asks for a reset" in found["summary"]
+        host.smi(Outcome(out=fixture("nvidia_smi/l4_570.xml").replace(">Reset<", ">Drain and Reset<")))
+        (found,) = [item for item in assess_driver(host.facts(), "auto", {}) if item["id"] == "GPU020"]
         assert found["severity"] == "warning"
         assert "2 uncorrected" in found["evidence"]
-        assert "recommends: Reset" in found["evidence"]
+        assert "recommends: Drain and Reset" in found["evidence"]
 
     def test_gpu020_memory_that_can_no_longer_be_replaced(self, host: Host) -> None:
         text = fixture("nvidia_smi/l4_570.xml").replace("failure>No<", "failure>Yes<")

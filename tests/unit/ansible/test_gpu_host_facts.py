@@ -240,7 +240,14 @@ class TestDriverFindings:
 
     def test_gpu018_mig_without_instances(self, host: Host) -> None:
         self.mig_host(host, fixture("nvidia_smi/a100_mig_580.xml").replace("mig_device>", "nothing>"))
-        assert host.driver() == [("GPU018", "error"), ("GPU018", "warning")]
+        # The other GPU is there for the service.
+        assert host.driver() == [("GPU018", "warning"), ("GPU018", "warning")]
+        host.gpus = [0]
+        assert [severity for found, severity in host.driver() if found == "GPU030"] == ["error"]
+        host.gpus = "all"
+        alone = host.answers["nvidia-smi", "-q", "-x"].out
+        host.smi(Outcome(out=alone.replace("<current_mig>Disabled", "<current_mig>Enabled")))
+        assert host.driver() == [("GPU018", "error"), ("GPU018", "error")]
 
     def test_gpu027_nvidia_smi_hangs(self, host: Host) -> None:
         host.smi(Outcome(rc=124, err="no answer within 10 s", timed_out=True))
@@ -318,8 +325,9 @@ class TestToolkitFindings:
     def test_gpu018_the_specification_knows_no_mig_device(self, host: Host) -> None:
         TestDriverFindings.mig_host(host)
         host.write("etc/cdi/nvidia.yaml", fixture("cdi/nvidia_580.json").replace('"0:0"', '"1"'))
-        assert host.toolkit() == [("GPU018", "warning")]
-        host.write("etc/cdi/nvidia.yaml", fixture("cdi/nvidia_580.json"))
+        assert host.toolkit() == [("GPU018", "error")]
+        offered = fixture("cdi/nvidia_580.json").replace('"all"', '"0:1"').replace('"0",', '"1",')
+        host.write("etc/cdi/nvidia.yaml", offered)
         assert host.toolkit() == []
 
     def test_a_specification_reached_by_two_names_is_read_once(self, host: Host) -> None:
@@ -382,7 +390,7 @@ class TestCommands:
         script.write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
         script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
-        facts = host_facts(host.root, commands.run, 0.5, {"driver"})
+        facts = host_facts(host.root, commands.run, 0.5, {"driver"}, smi_timeout=0.5)
         assert facts["driver_version"] == "550.144.03"
         (found,) = [item for item in assess_driver(facts, "required", CU124) if item["id"] == "GPU027"]
         assert "no answer within 0.5 s" in found["evidence"]

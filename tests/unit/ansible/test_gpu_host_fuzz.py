@@ -15,12 +15,15 @@ import pytest
 
 from plugins.module_utils import gpu_host
 from plugins.module_utils.gpu_host.access import assess_access
+from plugins.module_utils.gpu_host.chosen import all_answer, instances, views
 from plugins.module_utils.gpu_host.commands import Outcome
 from plugins.module_utils.gpu_host.engine import assess_engine
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
+from plugins.module_utils.gpu_host.flavors import choose_flavor
 from plugins.module_utils.gpu_host.host import host_facts
 from plugins.module_utils.gpu_host.nvidia_smi import UnreadableOutputError
-from tests.unit.ansible.simulated_host import CU124, FIXTURES, Host, shown
+from plugins.module_utils.gpu_host.units import UNITS
+from tests.unit.ansible.simulated_host import CU124, FIXTURES, PROPERTIES, Host, fixture, shown
 
 SEEDS = range(25)
 FOREIGN = (
@@ -83,6 +86,134 @@ def examine(host: Host) -> None:
     ]
     shown(findings)
     assert facts["gpus"] or findings, "neither facts nor a finding"
+
+
+# How a user may name the first GPU of the simulated host, or all of them, or none that is there.
+SPELLINGS: tuple[object, ...] = ([0], ["GPU-0c3f6a11-6d0b-4f4e-9a53-0d8c1b8c3a10"], ["gpu-0c3f6a11"])
+OTHER_SPELLINGS: tuple[object, ...] = ("all", [1], [1, 0], ["0:0"], ["MIG-b7f0"], [9], ["GPU-"], [])
+SECOND = '<gpu id="00000000:3B:00.0">'
+REMAPPED = "<remapped_rows><remapped_row_failure>Yes</remapped_row_failure></remapped_rows>"
+TABLE: dict[str, dict[str, Any]] = {"cpu": {"cuda": ""}, "cu124": {**CU124, "vram_mib": 2048, "machines": ["x86_64"]}}
+
+
+def judged(host: Host) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """The whole judgement, as the module comes to it: facts, flavor, findings."""
+    facts = host.facts()
+    chosen = views(facts)[0] if all_answer(facts) else facts
+    flavor = choose_flavor(TABLE, chosen, bool(facts["pci_devices"] or facts["gpus"]))
+    findings = [
+        *assess_driver(facts, "required", TABLE[flavor["name"]]),
+        *assess_engine(facts, True),
+        *assess_toolkit(facts, True),
+    ]
+    shown(findings)
+    for mode in ("cdi", "nvidia"):
+        found = instances(host.gpus, facts["gpus"], mode, facts["toolkit"]["cdi_devices"])
+        assert len({item["index"] for item in found}) == len(found)
+    return findings, flavor
+
+
+def combine(host: Host, chance: Chance) -> None:
+    """Put fixtures of random hosts together: each command and file from another one."""
+
+    def any_of(folder: str) -> str:
+        return chance.choice(sorted((FIXTURES / folder).iterdir())).read_text(encoding="utf-8")
+
+    code = chance.choice([0, 0, 0, 9, 14])
+    steps: list[Callable[[], None]] = [
+        lambda: host.smi(Outcome(rc=code, out=any_of("nvidia_smi"))),
+        lambda: host.answer(Outcome(out=any_of("nvidia_smi")), "nvidia-smi", "-L"),
+        lambda: host.answer(Outcome(out=any_of("log")), "dmesg"),
+        lambda: host.answer(Outcome(out=any_of("units")), "systemctl", "show", PROPERTIES, *UNITS),
+        lambda: host.answer(Outcome(out=any_of("dkms")), "dkms", "status"),
+        lambda: host.answer(Outcome(out=any_of("docker")), "docker", "info", "--format", "{{json .}}"),
+        lambda: host.answer(Outcome(out=chance.choice(["x86_64", "aarch64", ""])), "uname", "-m"),
+        lambda: host.write("proc/driver/nvidia/version", any_of("proc")),
+        lambda: host.write("etc/cdi/nvidia.yaml", any_of("cdi")),
+        lambda: host.write("var/run/cdi/nvidia.json", any_of("cdi")),
+        lambda: host.write("etc/cdi/z.json", any_of("cdi")),
+        lambda: host.write("var/lib/dpkg/status", any_of("packages")),
+        lambda: host.write("etc/nvidia-container-runtime/config.toml", any_of("toolkit")),
+        lambda: host.write("usr/bin/nvidia-container-runtime-hook", ""),
+        lambda: host.write("etc/nv_tegra_release", "R36"),
+        lambda: host.pci("0000:05:00.0", driver=chance.choice(["nouveau", "vfio-pci", "", "nvidia"]), device="0x1b82"),
+        lambda: host.change_info(CDISpecDirs=chance.choice([[], ["/opt/cdi"], ["/etc/cdi"]])),
+        lambda: host.remove(f"dev/{chance.choice(['nvidia0', 'nvidia-uvm'])}"),
+    ]
+    for step in chance.sample(steps, chance.randrange(1, len(steps))):
+        step()
+    host.gpus = chance.choice([*SPELLINGS, *OTHER_SPELLINGS])
+
+
+def stale_below_fresh(host: Host) -> None:
+    host.write("run/cdi/a.yaml", fixture("cdi/nvidia_550.yaml.txt"))
+    host.write("etc/cdi/nvidia.yaml", fixture("cdi/nvidia_580.json"))
+
+
+def spoil_the_rest(host: Host, chance: Chance) -> None:
+    """Do everything wrong that does not concern the first GPU, which is well."""
+    before, mark, second = fixture("nvidia_smi/h100_550.xml").partition(SECOND)
+    texts = [
+        ("<total>81559 MiB", "<total>512 MiB"),
+        ("<compute_mode>Default", "<compute_mode>Prohibited"),
+        ("<compute_mode>", "<gpu_recovery_action>Reboot</gpu_recovery_action><compute_mode>"),
+        (
+            "<compute_mode>",
+            "<remapped_rows><remapped_row_failure>Yes</remapped_row_failure></remapped_rows><compute_mode>",
+        ),
+        ("<compute_mode>", "<fabric><state>In Progress</state></fabric><compute_mode>"),
+        ("<current_mig>Disabled", "<current_mig>Enabled"),
+    ]
+    for old, new in chance.sample(texts, chance.randrange(len(texts) + 1)):
+        second = second.replace(old, new, 1)
+    host.smi(Outcome(rc=chance.choice([0, 14]), out=before + mark + second))
+    log = "".join(
+        f"NVRM: Xid (PCI:0000:3b:00): {code}, {text}\n"
+        for code, text in ((79, "GPU has fallen off the bus."), (149, "NETIR Fatal"), (154, "(Node Reboot Required)"))
+        if chance.random() < 0.5
+    )
+    good = fixture("cdi/nvidia_550.yaml.txt")
+    steps: list[Callable[[], None]] = [
+        lambda: host.answer(Outcome(out=log), "dmesg"),
+        lambda: host.log("gone_at_load"),
+        lambda: host.log("key_of_another"),
+        lambda: host.pci("0000:05:00.0", driver="nouveau", device="0x128b"),
+        lambda: host.pci("0000:06:00.0", driver="vfio-pci", device="0x1b82"),
+        lambda: host.pci("0000:07:00.0", driver="", device="0x2b85"),
+        lambda: (host.root / "sys/module/nouveau").mkdir(parents=True),
+        lambda: host.write("etc/cdi/gds.json", fixture("cdi/gds.json")),
+        lambda: host.write("etc/cdi/old.yml", good.replace("550.144.03", "535.183.01")),
+        lambda: host.write("etc/nvidia-container-runtime/config.toml", fixture("toolkit/config_rootless.toml")),
+        lambda: host.write("var/lib/dpkg/status", fixture("packages/status_loose")),
+        lambda: stale_below_fresh(host),
+        lambda: host.answer(Outcome(out="x86_64\n"), "uname", "-m"),
+    ]
+    for step in chance.sample(steps, chance.randrange(1, len(steps))):
+        step()
+    host.gpus = chance.choice(SPELLINGS)
+
+
+def refuses_no_good_host(folder: Path, seeds: range) -> None:
+    for seed in seeds:
+        chance = Chance(seed)
+        anything = Host(folder / f"any-{seed}")
+        combine(anything, chance)
+        judged(anything)
+        well = Host(folder / f"well-{seed}")
+        spoil_the_rest(well, chance)
+        findings, flavor = judged(well)
+        assert flavor["fits"], f"seed {seed}: {flavor['reason']}"
+        assert [item for item in findings if item["severity"] == "error"] == [], f"seed {seed}"
+
+
+def test_combined_hosts(tmp_path: Path) -> None:
+    """Random hosts are judged without an accident; one whose chosen GPUs are well is never refused."""
+    refuses_no_good_host(tmp_path, range(40))
+
+
+@pytest.mark.trial
+def test_thousands_of_combined_hosts(tmp_path: Path) -> None:
+    refuses_no_good_host(tmp_path, range(5000))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

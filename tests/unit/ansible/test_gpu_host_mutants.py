@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "plugins.module_utils.gpu_host"
-CATALOGUE = ("test_gpu_host_facts.py", "test_gpu_host_catalogue.py")
+CATALOGUE = ("test_gpu_host_facts.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
 IDENTIFIER = re.compile(r"(?:GPU|ENG)\d{3}")
 
 
