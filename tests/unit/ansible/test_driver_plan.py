@@ -200,6 +200,12 @@ class TestRefusals:
         refusal = planned(host("debian", 12, RTX_5090), **versions).refusal
         assert "nvidia-open-kernel-dkms 535.261.03, libcuda1 535.309.01" in refusal
 
+    def test_a_gpu_that_virtual_machines_have(self) -> None:
+        cards = [{"address": "0000:01:00.0", "device": L4, "driver": "vfio-pci"}]
+        assert "bound to vfio-pci" in draft(Machine("debian", 13, KERNELS["debian"], cards)).refusal
+        both = [*cards, {"address": "0000:02:00.0", "device": L4, "driver": ""}]
+        assert draft(Machine("debian", 13, KERNELS["debian"], both)).refusal == ""
+
     def test_a_gpu_newer_than_the_driver(self) -> None:
         refusal = planned(host("debian", 13, RTX_5090)).refusal
         assert "offer driver 550.163.01, which does not drive its GPU" in refusal
