@@ -46,8 +46,8 @@ def draft(machine: Machine) -> Plan:
     """The packages that this kind of host needs, whether or not its package sources have them."""
     if machine.devices and all(item.get("driver") == "vfio-pci" for item in machine.devices):
         return Plan(
-            refusal="Every GPU of this host is bound to vfio-pci, for virtual machines: a driver on the host cannot use "
-            "it. Deploy to the virtual machine, or unbind the GPU and boot without that binding."
+            refusal="Every GPU of this host is bound to vfio-pci, for virtual machines: a driver on the host cannot "
+            "use it. Deploy to the virtual machine, or unbind the GPU and boot without that binding."
         )
     if machine.distribution == "debian":
         return _debian(machine)
