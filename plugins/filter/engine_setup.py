@@ -13,8 +13,10 @@ def merge_daemon_options(current: str, options: dict[str, Any]) -> str:
 
     The text comes back untouched when it already says what is asked.
     """
+    # The engine takes a byte order mark for what it is, and so do we.
+    plain = current.removeprefix("\ufeff")
     try:
-        settings = json.loads(current) if current.strip() else {}
+        settings = json.loads(plain) if plain.strip() else {}
     except ValueError as error:
         raise AnsibleFilterError(
             f"/etc/docker/daemon.json is not valid JSON ({error}). Repair it on the host, then run again."
@@ -22,7 +24,7 @@ def merge_daemon_options(current: str, options: dict[str, Any]) -> str:
     if not isinstance(settings, dict):
         raise AnsibleFilterError("/etc/docker/daemon.json does not hold a JSON object. Repair it, then run again.")
     merged = _merged(settings, options)
-    if merged == settings and current.strip():
+    if merged == settings and plain.strip():
         return current
     return json.dumps(merged, indent=4, ensure_ascii=False) + "\n"
 

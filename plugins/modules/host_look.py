@@ -83,7 +83,7 @@ refused:
 def engine_storage() -> str:
     """Return where the engine keeps its images, or will."""
     try:
-        settings = json.loads(Path("/etc/docker/daemon.json").read_text(encoding="utf-8"))
+        settings = json.loads(Path("/etc/docker/daemon.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         settings = {}
     return str(settings.get("data-root") or "/var/lib/docker") if isinstance(settings, dict) else "/var/lib/docker"

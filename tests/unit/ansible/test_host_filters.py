@@ -131,7 +131,13 @@ class TestDaemonOptions:
         before = '{ "features":{"cdi" : true}}\n\n'
         assert merge_daemon_options(before, {"features": {"cdi": True}}) == before
 
-    @pytest.mark.parametrize("before", ["", "\n"])
+    def test_a_byte_order_mark_is_no_fault(self) -> None:
+        """Some editors write one, and the engine reads it."""
+        before = '\ufeff{"live-restore": true}'
+        assert merge_daemon_options(before, {"live-restore": True}) == before
+        assert json.loads(merge_daemon_options(before, {"debug": True})) == {"live-restore": True, "debug": True}
+
+    @pytest.mark.parametrize("before", ["", "\n", "\ufeff"])
     def test_an_empty_file_is_filled(self, before: str) -> None:
         assert json.loads(merge_daemon_options(before, {"live-restore": True})) == {"live-restore": True}
 
