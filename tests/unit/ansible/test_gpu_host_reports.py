@@ -18,7 +18,8 @@ from plugins.module_utils.gpu_host.engine import assess_engine
 from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
 from plugins.module_utils.gpu_host.flavors import choose_flavor
 from plugins.module_utils.gpu_host.nvidia_smi import parse_report, parse_slices
-from tests.unit.ansible.simulated_host import CU124, NO_DRIVER, Host, fixture, shown
+from plugins.module_utils.gpu_host.units import UNITS
+from tests.unit.ansible.simulated_host import CU124, NO_DRIVER, PROPERTIES, Host, fixture, shown
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FIRST, SECOND = "GPU-0c3f6a11-6d0b-4f4e-9a53-0d8c1b8c3a10", "GPU-7fe2a9b4-2f9d-4c61-8e0a-5b1e7d0f4422"
@@ -618,18 +619,29 @@ class TestMachines:
         assert host.facts()["gpus"][0]["memory_total_mib"] is None
 
 
-def test_the_report_names_the_finding_to_begin_with(host: Host) -> None:
+def test_gpu020_the_report_names_the_finding_to_begin_with(host: Host) -> None:
     """A host on which nearly everything is wrong, in the order of cause and effect."""
     host.log("xid_79")
     host.module("580.82.07")
     host.smi(Outcome(rc=18, out="Failed to initialize NVML: Driver/library version mismatch"))
-    host.change_info(ServerVersion="20.10.24", SecurityOptions=["name=rootless"], CDISpecDirs=[])
+    host.write("var/lib/dpkg/status", fixture("packages/status_loose"))
+    host.answer(Outcome(out=fixture("units/refresh_failed")), "systemctl", "show", PROPERTIES, *UNITS)
+    host.change_info(
+        ServerVersion="20.10.24",
+        SecurityOptions=["name=rootless"],
+        CDISpecDirs=[],
+        ClientInfo={},
+        LiveRestoreEnabled=False,
+        ContainersRunning=3,
+    )
     findings = [
         *assess_driver(host.facts(), "required", {**CU124, "min_driver": "580"}),
         *assess_engine(host.facts(), True),
         *assess_toolkit(host.facts(), True),
     ]
     report = host_report({"verdict": "error", "findings": findings, "facts": {}}, "gpu-1")
-    assert len(findings) >= 5
+    assert len(findings) >= 10
+    # What the driver says of itself is not hidden by the event.
+    assert [item["id"] for item in findings][:2] == ["GPU020", "GPU006"]
     assert report.endswith("Begin with GPU020: others may follow from it.")
     assert "Begin with" not in host_report({"verdict": "error", "findings": findings[:1], "facts": {}}, "gpu-1")
