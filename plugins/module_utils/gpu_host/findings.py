@@ -118,16 +118,18 @@ def assess_toolkit(facts: Facts, required: bool) -> list[Finding]:
                 "remove this one, then run the deploy with docker_engine_install=true.",
             )
         )
-    if not modes and engine["version"]:
+    conflicts = (
+        assess_conflicts(facts, "warning" if "nvidia" in modes[:1] else severity) if engine["cdi_enabled"] else []
+    )
+    if not modes and not conflicts and engine["version"]:
         found.append(no_access(engine, toolkit, severity))
     of_specs = severity if modes[:1] == ["cdi"] else "warning"
-    outdated = assess_stale_specs(facts, of_specs)
+    outdated = assess_stale_specs(facts, of_specs) + conflicts
     found += outdated
-    found += assess_conflicts(facts, of_specs)
     found += assess_refresh(facts)
     found += assess_uvm_number(facts, of_specs)
     found += assess_socket_in_specs(facts, of_specs)
-    # An outdated one is written anew, and then offers what there is.
+    # Once an outdated one is written anew, or one of two is gone, it offers what there is.
     found += [] if outdated else assess_offered(facts, modes, severity)
     found += assess_hook(facts, modes)
     found += assess_settings(facts, modes, severity)

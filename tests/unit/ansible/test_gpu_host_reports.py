@@ -248,9 +248,9 @@ class TestSpecifications:
 
     def test_gpu012_two_of_one_folder_cancel_each_other_out(self, host: Host) -> None:
         host.write("etc/cdi/other.yaml", fixture("cdi/nvidia_550.yaml.txt"))
-        found = assess_toolkit(host.facts(), True)
-        assert "GPU012" in [item["id"] for item in found]
-        assert any("/etc/cdi/nvidia.yaml, /etc/cdi/other.yaml" in item["evidence"] for item in found)
+        (found,) = assess_toolkit(host.facts(), True)
+        assert (found["id"], found["severity"]) == ("GPU012", "error")
+        assert "/etc/cdi/nvidia.yaml, /etc/cdi/other.yaml" in found["evidence"]
         assert host.facts()["toolkit"]["spec_to_write"] == ""
         # A folder that goes before settles it.
         host.write("var/run/cdi/nvidia.yaml", fixture("cdi/nvidia_550.yaml.txt"))
