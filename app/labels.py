@@ -9,7 +9,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
+# Deeper than this no trainer keeps its arguments.
+_DEPTH = 3
 # What trainers and hubs call the entry of a JSON file that has the classes.
 ENTRIES = ("class_to_idx", "idx_to_class", "id2label", "label2id", "class_names", "classes", "labels", "names",
             "categories")  # fmt: skip
@@ -118,8 +120,8 @@ def choose(
         if (num_classes, len(labels.names)) != (1, 2):
             check_count(len(labels.names), num_classes, str(given))
         return labels
-    for entry in ENTRIES:
-        found = _recorded(recorded.get(entry), entry)
+    for entry, content in _entries(recorded):
+        found = _recorded(content, entry)
         if found and (len(found.names) == num_classes or (num_classes, len(found.names)) == (1, 2)):
             return found
     known = well_known(num_classes, trainers_head=trainers_head)
@@ -147,6 +149,14 @@ def check_count(names: int, num_classes: int, origin: str) -> None:
             f"{origin} names {names} classes but the model's head has {num_classes}; use the labels the model was "
             "trained with.",
         )
+
+
+def _entries(recorded: Mapping[str, object], where: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, object]]:
+    """What may be names: entries beside the weights first, then those among a trainer's arguments."""
+    yield from ((where + entry, recorded[entry]) for entry in ENTRIES if entry in recorded)
+    for name, part in recorded.items():
+        if depth and isinstance(part, dict) and name not in ENTRIES:
+            yield from _entries(part, f"{where}{name}.", depth - 1)
 
 
 def _recorded(content: object, entry: str) -> Labels | None:
