@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,8 +23,6 @@ _METRIC_KEYS = re.compile(
     r"epoch|metric|top[15]|acc[15]|accuracy|f1|best_(acc1?|metric|score)|(val|valid|best|test|eval)_?\w*(acc|accuracy|f1|loss|top)\w*",
     re.IGNORECASE,
 )
-# Where trainers keep what they were called with.
-_ARGUMENTS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "opts", "params", "meta")
 _ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "model", "model_arch", "timm_model", "backbone", "encoder")
 
 
@@ -62,7 +62,12 @@ def read(path: Path, wish: Wish) -> Checkpoint:
     content = reading.read(path)
     recorded = _recorded(content)
     fitted = fitting.fit(weights.find(content), wish, str(path))
-    _compare(recorded, wish.architecture, str(path))
+    notes = fitted.notes
+    if not _compare(recorded, wish.architecture, str(path)):
+        notes += (
+            f"Architecture: {wish.architecture} as given; the file does not record it, and networks that differ only "
+            "in what has no weights (activation, padding) look alike.",
+        )
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(
@@ -74,7 +79,7 @@ def read(path: Path, wish: Wish) -> Checkpoint:
         trainers=fitted.trainers,
         image_size=fitted.image_size,
         left_out=fitted.left_out,
-        notes=fitted.notes,
+        notes=notes,
     )
 
 
@@ -85,13 +90,11 @@ def _recorded(content: object) -> dict[str, object]:
     return {str(key): value for key, value in content.items() if not isinstance(value, Tensor)}
 
 
-def _compare(recorded: dict[str, object], architecture: str, origin: str) -> None:
-    """Refuse weights that say that they are another architecture's: siblings have the same names and shapes."""
+def _compare(recorded: dict[str, object], architecture: str, origin: str) -> bool:
+    """Whether weights say that they are this architecture's; those of another are refused: siblings look alike."""
+    said = False
     wanted = architectures.resolve(architecture).partition(".")[0]
-    parts = [recorded, *(part for part in map(recorded.get, _ARGUMENTS) if isinstance(part, dict))]
-    for key, value in ((key, part.get(key)) for part in parts for key in _ARCHITECTURE_KEYS):
-        if not isinstance(value, str):
-            continue
+    for key, value in _architectures(recorded):
         try:
             name = architectures.resolve(value.removeprefix("timm/")).partition(".")[0]
         except BundleError:
@@ -102,6 +105,21 @@ def _compare(recorded: dict[str, object], architecture: str, origin: str) -> Non
                 f"{origin} records that it was trained as {value} ({key}), and {architecture} was named. Their layers "
                 f"have the same names, and their answers differ: name {value}.",
             )
+        said = True
+    return said
+
+
+def _architectures(recorded: Mapping[Any, object], depth: int = 4) -> Iterator[tuple[str, str]]:
+    """The entries of a trainer's arguments that name an architecture: `arch`, or `name` in a part called `model`."""
+    for entry, value in recorded.items():
+        key = str(entry).lower()
+        if isinstance(value, str) and key in _ARCHITECTURE_KEYS:
+            yield str(entry), value
+        elif isinstance(value, dict) and depth and "teacher" not in key:
+            name = value.get("name", value.get("type"))
+            if key in _ARCHITECTURE_KEYS and isinstance(name, str):
+                yield f"{entry}.name", name
+            yield from _architectures(value, depth - 1)
 
 
 def _metrics(content: object) -> dict[str, float]:

@@ -15,6 +15,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU,
     "hardswish": nn.Hardswish, "elu": nn.ELU, "selu": nn.SELU, "mish": nn.Mish, "tanh": nn.Tanh, "relu6": nn.ReLU6,
 }  # fmt: skip
+# Losses that hold the weights of their classes.
+_ANGULAR = re.compile(r"metric|arc_?(face|margin)|cos_?face|margin|sphere", re.IGNORECASE)
 _PARAMETER = re.compile(r"(?:(.*)\.)?(weight|bias|running_mean|running_var)")
 
 
@@ -66,6 +68,12 @@ def recognize(
             "head_missing",
             f"{origin} has no layer with an output a class beside the network's own ({_names(list(tensors))}); save "
             "the whole model, its last layer included.",
+        )
+    if not linear[-1].layer.bias and _ANGULAR.search(linear[-1].name):
+        raise BundleError(
+            "head_mismatch",
+            f"{linear[-1].name} in {origin} has no bias and the name of a metric loss (ArcFace, CosFace), which "
+            "answers with an angle, not the output of a layer; it cannot be served, so train a linear one instead.",
         )
     wide = parts[0].layer.inputs
     concat = wide == 2 * channels and wide != features

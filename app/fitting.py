@@ -244,7 +244,12 @@ def _own_head(taken: _Set, others: list[str], reference: _Reference, origin: str
     for layer in reference.heads:
         weight = state.get(f"{layer}.weight")
         if weight is not None:
-            rows[layer] = int(weight.shape[0]) if weight.dim() else 0
+            rows[layer] = int(weight.shape[0]) if weight.dim() > 1 else 0
+    if not all(rows.values()):
+        raise BundleError(
+            "head_mismatch",
+            f"The last layer in {origin} ({', '.join(rows)}) has no outputs; it is damaged, so save it again.",
+        )
     if not rows or len(set(rows.values())) > 1:
         raise BundleError("head_mismatch", f"The last layers in {origin} have different numbers of classes: {rows}.")
     left = _rest(taken, others, reference.whole)
@@ -262,10 +267,12 @@ def _other_head(taken: _Set, others: list[str], reference: _Reference, wish: Wis
     rest = _rest(taken, others, reference.body)
     head = {name: tensors[name] for name in rest if not weights.harmless(name)}
     if not head:
+        of_loss = next((name for name in rest if name.endswith(".weight") and tensors[name].dim() == 2), "")
         raise BundleError(
             "head_missing",
             f"{origin} has the layers of {reference.design.architecture} but none with an output a class; save the "
-            "whole model, its last layer included.",
+            "whole model, its last layer included"
+            + (f", and not under the name of a loss, as {of_loss}." if of_loss else "."),
         )
     network = reference.network
     found = classifier.recognize(

@@ -46,7 +46,7 @@ def check_numbers(state: State, origin: str) -> None:
 
 
 def _counts(name: str) -> bool:
-    return weights.harmless(name) or name.rpartition(".")[2].endswith(("index", "idx", "mask"))
+    return weights.harmless(name) or name.rpartition(".")[2].endswith(("index", "idx", "idxs", "indices", "mask"))
 
 
 def explain(found: Tensors, wanted: State, architecture: str, origin: str) -> BundleError:
@@ -73,6 +73,12 @@ def explain(found: Tensors, wanted: State, architecture: str, origin: str) -> Bu
     prefix, count = next(iter(votes.items()), ("", 0))
     part = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     missing = [name for name in wanted if name not in part]
+    if missing and all(name.rpartition(".")[2] in ("running_mean", "running_var") for name in missing):
+        return BundleError(
+            "missing_key",
+            f"{origin} has the parameters of {architecture} and lacks its buffers ({_some(missing)}); save "
+            "model.state_dict(), not model.parameters().",
+        )
     where = f" under {prefix.rstrip('.')}" if prefix else ""
     has = (
         f"; {count} of its {len(wanted)} tensors are there{where}"
@@ -86,6 +92,11 @@ def explain(found: Tensors, wanted: State, architecture: str, origin: str) -> Bu
                 "foreign_layout",
                 f"{said} Its layers are named as in {library}, not as in timm; train with timm, or rename the weights.",
             )
+    if "fc_norm.weight" in part and count >= _HALF * len(wanted):
+        return BundleError(
+            "missing_key",
+            f'{said} It has fc_norm, so it was built with model_args {{"global_pool": "avg"}}; give them.',
+        )
     other = _fitting({name.removeprefix(prefix): found.values[name] for name in names if name.startswith(prefix)},
                      architecture)  # fmt: skip
     if other:
@@ -101,6 +112,21 @@ def leftover(strange: Sequence[str], found: Tensors, prefix: str, architecture: 
     """The error for a checkpoint that has more than the architecture."""
     said = f"{origin} has {_some(list(strange))}, which {architecture} does not have"
     part = {name.removeprefix(prefix): value for name, value in found.values.items() if name.startswith(prefix)}
+    registers = part.get("reg_token")
+    if (
+        registers is not None
+        and registers.dim() == 3
+        and "reg_token" in {name.removeprefix(prefix) for name in strange}
+    ):
+        return BundleError(
+            "unexpected_key",
+            f'{said}; it was built with model_args {{"reg_tokens": {registers.shape[1]}}}, so give them.',
+        )
+    if all(re.search(r"(^|[._])(mean|std)$", name) for name in strange):
+        return BundleError(
+            "unexpected_key",
+            f"{said}: they are a normalization of its own. Save without them, and give mean and std by their options.",
+        )
     other = _fitting(part, architecture)
     if other:
         return BundleError("unexpected_key", f"{said}. They are the weights of {other}; name that architecture.")

@@ -144,8 +144,10 @@ def features_of(network: nn.Module) -> int:
 
 def _refused(design: Design, size: tuple[int, int, int] | None, error: Exception) -> BundleError:
     reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    own = " by ".join(str(side) for side in architectures.config(design.architecture).input_size[1:])
-    if size and not isinstance(error, TypeError):
+    sides = architectures.config(design.architecture).input_size[1:]
+    own = " by ".join(map(str, sides))
+    # At its own size every network can be built, so it is the arguments then.
+    if size and size[1:] != tuple(sides):
         return BundleError(
             "size_refused",
             f"{design.architecture} cannot be built for images of {size[1]} by {size[2]} pixels ({reason}); its own "

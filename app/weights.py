@@ -21,7 +21,9 @@ _NO_NETWORK = re.compile(r"(optim|sched|scaler|amp|rng|loss|criterion|callback|l
 _HARMLESS = re.compile(
     r"(.*\.)?(num_batches_tracked|n_averaged|num_updates|decay|initted|step|total_ops|total_params|"
     r"relative_position_index|relative_coords_table|attn_mask|class_weights?|pos_weight)"
-    r"|(.*\.)?\w*(criterion|loss|metric|accuracy|confmat)\w*(\..*)?"
+    r"|(.*\.)?\w*(criterion|loss)\w*(\..*)?"
+    # What torchmetrics counts; a head may be called so, and its tensors are called otherwise.
+    r"|(.*\.)?\w*(metric|accuracy|confmat)\w*(\.(?!(.*\.)?(weight|bias)$).*)?"
     r"|(.*\.)?(train|val|valid|test)_(acc|f1|auroc|precision|recall)\w*\..*",
     re.IGNORECASE,
 )
@@ -130,11 +132,16 @@ def _wanted(sets: Sequence[str], wanted: str, origin: str) -> str:
         found = [prefix for prefix in sets if shown(prefix) == wanted or prefix.endswith(f"{wanted}.")]
     if len(found) == 1:
         return found[0]
+    if len(sets) == 1:
+        raise BundleError(
+            "weights_unknown",
+            f"weights: {wanted} is not in {origin}, which holds one set of weights; leave weights out.",
+        )
     have = ", ".join(shown(prefix) for prefix in sets[:_MOST_SETS])
     raise BundleError(
         "weights_unknown",
         f"weights: {wanted} names {'none' if not found else 'several'} of the sets of weights in {origin}, which are "
-        f"{have}; give the name of one of them, or leave it out where there is one.",
+        f"{have}; give the name of one of them.",
     )
 
 

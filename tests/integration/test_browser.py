@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.server
 import json
@@ -22,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.integration.conftest import MODEL, NAME
+from tests.integration.conftest import ARCHITECTURE, MODEL, NAME
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.load import get, post
 from tests.integration.support.playbooks import docker, free_port
@@ -45,26 +46,33 @@ class Site:
         return f"http://127.0.0.1:{self.port}"
 
 
-@pytest.fixture(scope="module")
-def site(models: Path, workshop: Workshop) -> Iterator[Site]:
-    """The service in a container of its own."""
-    made = Site(free_port(), f"http://127.0.0.1:{free_port()}")
-    docker("rm", "--force", CONTAINER)
-    settings = {"BUNDLE_PATH": f"/models/{MODEL}/A", "CORS_ORIGINS": made.friend}
+@contextlib.contextmanager
+def running(models: Path, workshop: Workshop, bundle: str, **settings: str) -> Iterator[int]:
+    """The service in a container of its own; yields its port."""
+    port = free_port()
+    name = f"{CONTAINER}-{port}"
     docker(
-        *("run", "--detach", f"--name={CONTAINER}", f"--user={os.getuid()}:{os.getgid()}", "--read-only"),
-        *(f"--publish=127.0.0.1:{made.port}:8000", f"--volume={models}:/models:ro"),
-        *(f"--env=API_{name}={value}" for name, value in settings.items()),
+        *("run", "--detach", f"--name={name}", f"--user={os.getuid()}:{os.getgid()}", "--read-only"),
+        *(f"--publish=127.0.0.1:{port}:8000", f"--volume={models}:/models:ro"),
+        *(f"--env=API_{key}={value}" for key, value in {"BUNDLE_PATH": f"/models/{bundle}", **settings}.items()),
         workshop.image,
     )
     try:
         end = time.monotonic() + SECONDS
-        while not _ready(made.port):
-            assert time.monotonic() < end, docker("logs", CONTAINER)
+        while not _ready(port):
+            assert time.monotonic() < end, docker("logs", name)
             time.sleep(0.2)
-        yield made
+        yield port
     finally:
-        docker("rm", "--force", CONTAINER)
+        docker("rm", "--force", name)
+
+
+@pytest.fixture(scope="module")
+def site(models: Path, workshop: Workshop) -> Iterator[Site]:
+    """The service with the small model."""
+    friend = f"http://127.0.0.1:{free_port()}"
+    with running(models, workshop, f"{MODEL}/A", CORS_ORIGINS=friend) as port:
+        yield Site(port, friend)
 
 
 def _ready(port: int) -> bool:
@@ -183,6 +191,30 @@ def test_the_page_classifies_a_picture_that_is_chosen(browser: webdriver.Chrome,
     width = browser.execute_script("return document.querySelector('#answer img').naturalWidth")
     assert width == expected["image_metadata"]["original_width"]
     assert complaints(browser) == []
+
+
+def test_the_page_shows_every_class_that_a_picture_has(
+    chromium: webdriver.Chrome, models: Path, workshop: Workshop, photograph: Path
+) -> None:
+    checkpoint = workshop.checkpoint(ARCHITECTURE, classes=67, seed=0)
+    options = ("--activation=sigmoid", '--threshold={"Abyssinian": 0.999}')
+    made: dict[str, Any] = {"architecture": ARCHITECTURE, "name": "tags", "models": models}
+    workshop.bundle(checkpoint, *options, version="1", **made)
+    with running(models, workshop, "tags/1") as port:
+        expected = post(port, photograph.read_bytes())[1]["predicted_classes"]
+        assert len(expected) > 5
+        chromium.get(f"http://127.0.0.1:{port}")
+        choose(chromium, photograph)
+        wait(chromium, "#answer p", f"{', '.join(item['class_name'] for item in expected)} (in ")
+        rows = [row.text.split("\n")[0] for row in chromium.find_elements(By.CSS_SELECTOR, "#answer tr")]
+        assert rows == [f"{item['class_name']} {100 * item['confidence']:.1f} %" for item in expected]
+    workshop.bundle(checkpoint, options[0], "--threshold=0.9999", version="2", **made)
+    with running(models, workshop, "tags/2") as port:
+        chromium.get(f"http://127.0.0.1:{port}")
+        choose(chromium, photograph)
+        wait(chromium, "#answer p", "No class reaches its threshold (in ")
+        assert len(chromium.find_elements(By.CSS_SELECTOR, "#answer tr")) == 5
+    assert complaints(chromium) == []
 
 
 @pytest.mark.parametrize("where", ["#drop", "footer"])

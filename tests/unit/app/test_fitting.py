@@ -91,7 +91,8 @@ def test_wrappers_in_the_middle_of_names_make_no_difference(tmp_path: Path) -> N
     ("body", "head"),
     [("backbone.", "classifier."), ("backbone.", "head."), ("backbone.", "fc."), ("backbone.", "classifier.1."),
      ("encoder.", "head."), ("", "fc.1."), ("", "classifier.1."), ("module.backbone.", "module.head."),
-     ("model.backbone.", "model.classifier.1."), ("model.", "head."), ("0.", "1."), ("0.", "3.1.")],
+     ("model.backbone.", "model.classifier.1."), ("model.", "head."), ("0.", "1."), ("0.", "3.1."),
+     ("backbone.", "metric_fc."), ("net.", "accuracy_head.")],
 )  # fmt: skip
 def test_one_linear_layer_is_a_head_by_any_name(tmp_path: Path, body: str, head: str) -> None:
     found = read(tmp_path, {"state_dict": {**under(body, BODY), **under(head, SINGLE)}})
@@ -184,7 +185,7 @@ def test_the_same_weights_twice_are_no_question(tmp_path: Path) -> None:
 def test_weights_that_are_not_there_are_refused_with_those_that_are(tmp_path: Path) -> None:
     error = refusal(tmp_path, {"state_dict": STATE}, weights="ema")
     assert error.code == "weights_unknown"
-    assert "which are state_dict;" in error.detail
+    assert "holds one set of weights; leave weights out" in error.detail
 
 
 def test_names_that_timm_renamed_are_those_of_today(tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def test_a_model_of_67_classes_does_not_silently_become_cat_breeds() -> None:
         {"classes": list(CATS)},
         {"class_names": CATS},
         {"idx_to_class": dict(enumerate(CATS))},
+        {"hyper_parameters": {"labels": 3, "data": {"class_names": CATS}}},
+        {"config": {"model": {"id2label": dict(enumerate(CATS))}}},
     ],
 )
 def test_names_that_the_checkpoint_records_are_used(recorded: dict[str, object]) -> None:

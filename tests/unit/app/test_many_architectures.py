@@ -48,16 +48,18 @@ KINDS = (torch.float32, torch.float16, torch.bfloat16)
 CLASSES = 11
 
 
-def told_apart(network: Any) -> Any:
+def told_apart(network: Any, image: torch.Tensor) -> Any:
     """A network whose every layer shows in its answer, as those of a trained one do and those of a new one do not."""
     with torch.no_grad():
-        for name, value in network.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
-            elif name.endswith("running_mean"):
-                value.normal_(std=0.1)
-            elif value.is_floating_point() and value.dim() <= 1:
+        for value in network.state_dict().values():
+            if value.is_floating_point() and value.dim() <= 1:
                 value.add_(torch.randn_like(value) * 0.1)
+        # Statistics of what really comes, or deep networks grow noise with every layer.
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+                layer.momentum = 0.9
+        network.train()(torch.cat([image, image.flip(3) + 0.1 * torch.randn_like(image)]))
     return network.eval()
 
 
@@ -129,9 +131,9 @@ def test_an_architecture_answers_as_plain_torch_does_however_it_is_wrapped(
     (tmp_path / "golden" / "cat.jpg").write_bytes(CAT.read_bytes())
     prefixes = itertools.cycle(PREFIXES[number % 8 :] + PREFIXES[: number % 8])
     containers = itertools.cycle(CONTAINERS[number % 7 :] + CONTAINERS[: number % 7])
-    whole = told_apart(timm.create_model(architecture, num_classes=CLASSES))
     design = manifests.Design(architecture=architecture, num_classes=CLASSES)
     image = seen(model.default_input(design, "timm"))
+    whole = told_apart(timm.create_model(architecture, num_classes=CLASSES), image)
     layers: Any = whole.pretrained_cfg["classifier"]
     spread(whole, [whole.get_submodule(layer) for layer in ([layers] if isinstance(layers, str) else layers)], image)
     differences = []
@@ -139,7 +141,7 @@ def test_an_architecture_answers_as_plain_torch_does_however_it_is_wrapped(
         state = whole.to(kind).state_dict()
         content = wrapped(state, next(prefixes), next(containers))
         differences.append(compared(tmp_path, content, architecture, whole.float()))
-    backbone = told_apart(timm.create_model(architecture, num_classes=0))
+    backbone = told_apart(timm.create_model(architecture, num_classes=0), image)
     last = nn.Linear(backbone(image).shape[1], CLASSES)
     spread(nn.Sequential(backbone, last), [last], image)
     for body, head in (HEADS[number % 6], HEADS[(number + 3) % 6]):

@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from app.bundle.create import Order, create
 from tests.unit.app.support import CAT, GOLDEN, Server, serve, timm_transform, wait_for
@@ -99,9 +101,33 @@ def test_a_bare_checkpoint_takes_the_same_settings(tmp_path: Path) -> None:
         body = answer(server).json()
         said = [line["detail"] for line in server.lines() if line.get("code") == "understood"]
     assert len(body["predicted_classes"]) == 7
-    assert said[2] == "Labels: 7 names from text, a name a line."
-    assert "64x64 pixels, squash" in said[3]
-    assert "mean 0.5/0.5/0.5" in said[3]
+    assert said[3] == "Labels: 7 names from text, a name a line."
+    assert "64x64 pixels, squash" in said[4]
+    assert "mean 0.5/0.5/0.5" in said[4]
+
+
+def test_a_bare_checkpoint_takes_what_is_said_of_its_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model(ARCHITECTURE, num_classes=0, in_chans=1).eval()
+    head = torch.nn.Sequential(torch.nn.Linear(1024, 8), torch.nn.Tanh(), torch.nn.Linear(8, 7)).eval()
+    plain = torch.nn.ModuleDict({"backbone": backbone, "head": head}).state_dict()
+    average = {name: value * 1.01 if value.is_floating_point() else value for name, value in plain.items()}
+    torch.save({"state_dict": plain, "state_dict_ema": average}, tmp_path / "trained.pth")
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES))
+    with serve(
+        tmp_path, checkpoint_path=tmp_path / "trained.pth", model_name=ARCHITECTURE, image_size=64, precision="fp32",
+        labels_path=tmp_path / "labels.txt", weights="ema", model_args='{"in_chans": 1}', head_activation="tanh",
+        decode="exact", mean=0.5, std=0.5, crop_mode="squash", crop_pct=1,
+    ) as server:  # fmt: skip
+        body = answer(server).json()
+    for part, start in ((backbone, "backbone."), (head, "head.")):
+        part.load_state_dict({n.removeprefix(start): value for n, value in average.items() if n.startswith(start)})
+    gray = transforms.Compose(
+        [transforms.Resize((64, 64), InterpolationMode.BICUBIC), transforms.Grayscale(), transforms.ToTensor()]
+    )(Image.open(CAT).convert("RGB"))
+    expected = head(backbone((gray.unsqueeze(0) - 0.5) / 0.5)).softmax(1)[0].tolist()
+    for item in body["top_5_predictions"]:
+        assert item["confidence"] == pytest.approx(expected[item["class_id"]], abs=1e-3)
 
 
 def test_a_limit_for_clients_does_not_refuse_the_bundles_own_pictures(tmp_path: Path) -> None:

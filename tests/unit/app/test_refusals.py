@@ -146,7 +146,11 @@ def under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
     return {prefix + name: value for name, value in state.items()}
 
 
-# Thirty files that must not become a bundle: content, what was named, and the code.
+def without_statistics(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if "running_" not in name and "num_batches" not in name}
+
+
+# Thirty files and more that must not become a bundle: content, what was named, and the code.
 WRONG: list[tuple[str, Any, str, dict[str, Any], str]] = [
     ("another family", lambda: RESNET, SMALL, {}, "missing_key"),
     ("another family, wrapped", lambda: {"model": under("module.", RESNET)}, SMALL, {}, "missing_key"),
@@ -195,6 +199,20 @@ WRONG: list[tuple[str, Any, str, dict[str, Any], str]] = [
      "several_weights"),
     ("only an optimizer", lambda: {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, SMALL, {},
      "not_a_state_dict"),
+    ("two heads, one with the name of a metric", lambda: {**under("model.", STATE), **under("metric_fc.", HEAD)}, SMALL,
+     {}, "unexpected_key"),
+    ("the weights of an angular loss", lambda: {**under("backbone.", BODY), "metric_fc.weight": HEAD["weight"]}, SMALL,
+     {}, "head_mismatch"),
+    ("an angular loss on an embedding", lambda: {
+        **under("backbone.", BODY), **under("neck.", nn.Linear(256, 8).state_dict()),
+        "arc_face.weight": torch.ones(5, 8)}, SMALL, {"head_activation": "none"}, "head_mismatch"),
+    ("a last layer that is called a loss", lambda: {**under("backbone.", BODY), **under("criterion.", HEAD)}, SMALL, {},
+     "head_missing"),
+    ("a last layer without outputs", lambda: {**BODY, "classifier.weight": torch.zeros(5), "classifier.bias":
+     torch.zeros(5)}, SMALL, {}, "head_mismatch"),
+    ("a sibling by a part of its configuration", lambda: {"cfg": {"model": {"name": "resnet18"}}, "model": STATE},
+     SMALL, {}, "architecture_mismatch"),
+    ("parameters without buffers", lambda: without_statistics(STATE), SMALL, {}, "missing_key"),
     ("no weights", lambda: {"epoch": 3, "loss": [0.1]}, SMALL, {}, "not_a_state_dict"),
 ]  # fmt: skip
 
@@ -202,7 +220,7 @@ WRONG: list[tuple[str, Any, str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("content", "architecture", "wish", "code"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG]
 )
-def test_none_of_thirty_wrong_files_is_taken(
+def test_none_of_the_wrong_files_is_taken(
     tmp_path: Path, content: Any, architecture: str, wish: dict[str, Any], code: str
 ) -> None:
     assert len(WRONG) >= 30
@@ -216,6 +234,28 @@ def test_the_right_architecture_is_found_among_the_family(tmp_path: Path) -> Non
     shallow, deep = timm_model("resnet10t").state_dict(), timm_model("resnet14t").state_dict()
     assert "They are the weights of resnet14t" in refusal(tmp_path, deep, "resnet10t").detail
     assert "They are the weights of resnet10t" in refusal(tmp_path, shallow, "resnet14t").detail
+
+
+@pytest.mark.parametrize(
+    ("content", "architecture", "wish", "said"),
+    [
+        (lambda: without_statistics(STATE), SMALL, {}, "save model.state_dict(), not model.parameters()"),
+        (lambda: timm.create_model("test_vit", num_classes=3, global_pool="avg", fc_norm=True).state_dict(),
+         "test_vit", {}, 'model_args {"global_pool": "avg"}'),
+        (lambda: timm.create_model("test_vit", num_classes=3, reg_tokens=2).state_dict(), "test_vit", {},
+         'model_args {"reg_tokens": 2}'),
+        (lambda: {**under("1.", STATE), "0.mean": torch.zeros(3, 1, 1), "0.std": torch.ones(3, 1, 1)}, SMALL, {},
+         "give mean and std by their options"),
+        (lambda: {**under("backbone.", BODY), **under("criterion.", HEAD)}, SMALL, {},
+         "and not under the name of a loss, as criterion.weight."),
+        (lambda: STATE, SMALL, {"weights": "ema"}, "holds one set of weights; leave weights out"),
+        (lambda: STATE, SMALL, {"model_args": {"global_pool": "nope"}, "image_size": 64}, "Invalid pool type: nope"),
+    ],
+)  # fmt: skip
+def test_the_advice_is_the_nearest_step(
+    tmp_path: Path, content: Any, architecture: str, wish: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(tmp_path, content(), architecture, **wish).detail
 
 
 def test_another_size_is_named(tmp_path: Path) -> None:
