@@ -25,6 +25,8 @@ _BATCH = 8
 _LEAST = 1e-4
 # Another way has to be better by that many standard errors: of nearly ten ways one is better by two just by chance.
 _CERTAIN = 2.5
+# By the pictures that are right alone, where the model is as sure of its mistakes as of the rest.
+_CERTAIN_RIGHT = 3.0
 # Of a few pictures one or two more are right by chance, however sure the model is of them.
 _MORE_RIGHT = 3
 _PARTS = ("val", "valid", "validation", "test", "train", "training")
@@ -103,7 +105,10 @@ def better(trials: Iterable[Trial], chosen: Trial) -> list[Trial]:
         trial
         for trial in trials
         if sum(trial.right) >= sum(chosen.right) + _MORE_RIGHT
-        and _errors(one - other for one, other in zip(trial.logarithms, chosen.logarithms, strict=True)) > _CERTAIN
+        and (
+            _errors(one - other for one, other in zip(trial.logarithms, chosen.logarithms, strict=True)) > _CERTAIN
+            or _errors(one - other for one, other in zip(trial.right, chosen.right, strict=True)) > _CERTAIN_RIGHT
+        )
     ]
 
 

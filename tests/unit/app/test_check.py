@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from app.bundle.__main__ import main
-from app.bundle.check import check, labelled
+from app.bundle.check import Trial, better, check, labelled
 from app.bundle.look import draw
 from app.bundle.manifest import Input
 from app.errors import BundleError
@@ -71,6 +71,16 @@ def test_two_pictures_prove_nothing(tmp_path: Path) -> None:
     checked = check(brightness(slice(None), 60), wrong, "softmax", LABELS, tmp_path)
     assert "0.0% right as it is; mean 0.485/0.456/0.406 100.0%" in checked.note
     assert checked.warning == ""
+
+
+def test_right_pictures_count_by_themselves_where_the_model_is_as_sure_of_its_mistakes() -> None:
+    # Of a hundred pictures twenty-six become right and six wrong, and those that stay wrong outweigh them.
+    chosen = Trial(INPUT, (-0.1,) * 60 + (-3.0,) * 40, (True,) * 60 + (False,) * 40)
+    logarithms = (-3.0,) * 6 + (-0.1,) * 80 + (-9.0,) * 14
+    other = Trial(INPUT, logarithms, (False,) * 6 + (True,) * 80 + (False,) * 14)
+    assert better([chosen, other], chosen) == [other]
+    few = Trial(INPUT, logarithms[:80] + (-9.0,) * 20, other.right[:70] + (False,) * 30)
+    assert better([few], chosen) == []
 
 
 def test_a_crop_of_what_was_squashed_in_training_is_found(tmp_path: Path) -> None:
