@@ -18,6 +18,7 @@ MAX_CHUNKS = 16_384
 _WINDOW = 1 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_EXIF = b"Exif\0\0"
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _BMP_RUN_LENGTHS = (1, 2)
 
@@ -64,6 +65,8 @@ class Anatomy:
     kept: int = 0
     # Coded in a way for which the decoder takes far longer: arithmetic coding, or runs read by Python.
     dear: bool = False
+    # What a JPEG's camera says of it, among that how it lies.
+    exif: bytes = b""
 
     @property
     def pixels(self) -> int:
@@ -197,15 +200,19 @@ def _bmp(content: bytes) -> Anatomy:
 
 def _jpeg(content: bytes) -> Anatomy:
     frame: tuple[int, int, int, dict[int, int], int] | None = None
+    exif: list[bytes] = []
     for marker, start, length in _segments(content):
         if _is_frame(marker):
             if frame:
                 raise UnsoundError("it describes its pixels twice")
             frame = (marker, *_frame(content[start : start + length]))
+        elif marker == 0xE1 and content.startswith(_EXIF, start):
+            # A long one goes on in the next segment.
+            exif.append(content[start + len(_EXIF) : start + length])
         elif marker == 0xDA:
             if not frame:
                 break
-            return _of_scans(content, start, *frame)
+            return _of_scans(content, start, b"".join(exif), *frame)
     raise UnsoundError("it ends before its pixels")
 
 
@@ -243,7 +250,14 @@ def _frame(data: bytes) -> tuple[int, int, dict[int, int], int]:
 
 
 def _of_scans(
-    content: bytes, start: int, marker: int, width: int, height: int, components: dict[int, int], unit: int
+    content: bytes,
+    start: int,
+    exif: bytes,
+    marker: int,
+    width: int,
+    height: int,
+    components: dict[int, int],
+    unit: int,
 ) -> Anatomy:
     every = sum(components.values())
     interleaved = content[start : start + 1] == bytes([len(components)])
@@ -267,6 +281,7 @@ def _of_scans(
         samples * area // unit,
         every * area // unit if lasting else 0,
         dear=marker >= 0xC9,
+        exif=exif,
     )
 
 

@@ -34,6 +34,9 @@ JPEG_DIVISORS = (8, 4, 2)
 # What torch resizes bytes with, as Pillow does it but for rounding: no pixel differs by more than one of 255.
 VECTORISED = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
+# Pillow's name for a JPEG of so many components.
+_MODES = {1: "L", 3: "RGB"}
+
 Mode = Literal["fast", "exact"]
 Orientation = Literal["apply", "ignore"]
 Step = Callable[[Image.Image | torch.Tensor], Image.Image | torch.Tensor]
@@ -104,14 +107,12 @@ class Decoder:
     def decode(self, content: bytes | Picture) -> DecodedImage:
         """Decode one image, checked before or now; a ServiceError says why it is refused."""
         known = content if isinstance(content, Picture) else self.appraise(content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _open(known) as image:
-                original = (image.width, image.height, known.anatomy.format, image.mode)
-                picture: Image.Image | torch.Tensor | None = self._decode_jpeg(image, known)
-                if picture is None:
-                    picture = _to_rgb(image)
-                orientation = orientations.read(image)
+        picture: Image.Image | torch.Tensor | None = self._decode_jpeg(known)
+        if picture is None:
+            picture, mode, orientation = self._decode_by_pillow(known)
+        else:
+            mode, orientation = _MODES[known.anatomy.components], orientations.said(known.anatomy.exif)
+        original = (known.anatomy.width, known.anatomy.height, known.anatomy.format, mode)
         resize, *rest = self._steps
         turned = self._upright and orientation != orientations.UPRIGHT
         if turned and self._lying_resize and orientations.lies(orientation):
@@ -130,19 +131,31 @@ class Decoder:
         side = min(found.width, found.height)
         return next((number for number in JPEG_DIVISORS if side >= self._enough * number), 1)
 
-    def _decode_jpeg(self, image: Image.Image, known: Picture) -> torch.Tensor | None:
+    def _decode_jpeg(self, known: Picture) -> torch.Tensor | None:
         """The pixels of a JPEG, at the smallest size that is enough; nothing where Pillow has to decode it."""
         divisor = self._divisor(known.anatomy)
-        if not divisor or image.mode not in ("RGB", "L"):
+        if not divisor:
             return None
-        height, width = (-(-side // divisor) for side in (image.height, image.width))
+        sides = (known.anatomy.height, known.anatomy.width)
+        height, width = (-(-side // divisor) for side in sides)
         try:
+            if simplejpeg.decode_jpeg_header(known.content)[:2] != sides:
+                raise _corrupted("its header contradicts itself")
             pixels = simplejpeg.decode_jpeg(known.content, "RGB", min_height=height, min_width=width)
-        except ValueError:  # it is damaged; what Pillow makes of it decides, at the same fraction of its size
-            if divisor > 1:
-                image.draft(image.mode, (image.width // divisor, image.height // divisor))
+        except ValueError:  # it is damaged; what Pillow makes of it decides
             return None
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _decode_by_pillow(self, known: Picture) -> tuple[Image.Image, str, int]:
+        """The picture, the mode that it had, and how it lies."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(known) as image:
+                mode, divisor = image.mode, self._divisor(known.anatomy)
+                if divisor > 1 and mode in _MODES.values():  # a damaged JPEG, at the same fraction of its size
+                    image.draft(mode, (image.width // divisor, image.height // divisor))
+                picture = _to_rgb(image)
+                return picture, mode, orientations.read(image)
 
 
 def _open(known: Picture) -> Image.Image:

@@ -27,7 +27,12 @@ _TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
 def read(image: Image.Image) -> int:
     """EXIF's number for how the picture lies; a PNG may say so behind its pixels, so they are to be loaded first."""
     exif = image.info.get("exif")
-    orientation = _find(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else UPRIGHT
+    return said(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else UPRIGHT
+
+
+def said(exif: bytes) -> int:
+    """The same of the data alone."""
+    orientation = _find(exif) if exif else UPRIGHT
     return orientation if orientation in _TURNS else UPRIGHT
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import agree, compare, machine, overload, slow, start
+from bench import agree, compare, machine, overload, slow, start, versions
 from bench.compare import PHOTOS
 
 
@@ -14,8 +14,12 @@ def main() -> None:
     machine.DATA.chmod(0o777)
     machine.python(image, "-m", "bench.prepare", "/data", options.model)
     if options.command == "compare":
-        cells = [(photo, int(clients)) for photo, clients in (cell.split(":") for cell in options.cells.split(","))]
-        compare.run(image, options.model, options.servers.split(","), cells, options.rounds, options.seconds)
+        compare.run(
+            image, options.model, options.servers.split(","), _cells(options.cells), options.rounds, options.seconds
+        )
+    elif options.command == "versions":
+        cells = _cells(options.cells)
+        versions.run(image, options.image, options.before, options.model, cells, options.rounds, options.seconds)
     elif options.command == "overload":
         overload.run(image, options.model, options.clients, options.seconds)
     elif options.command == "slow":
@@ -24,6 +28,10 @@ def main() -> None:
         start.run(options.image, options.before, options.model, options.rounds)
     else:
         agree.run(image, options.model, options.bundle, options.photographs)
+
+
+def _cells(words: str) -> list[tuple[str, int]]:
+    return [(photo, int(clients)) for photo, clients in (cell.split(":") for cell in words.split(","))]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--cells", default=",".join(f"{PHOTOS[0]}:{n}" for n in (1, 8, 64)) + f",{PHOTOS[1]}:8")
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--seconds", type=int, default=7)
+
+    command = commands.add_parser("versions", help="beside an image of another version")
+    command.add_argument("--before", required=True, help="image of the version to compare with")
+    command.add_argument("--cells", default=f"{PHOTOS[0]}:8,{PHOTOS[1]}:8")
+    command.add_argument("--rounds", type=int, default=7)
+    command.add_argument("--seconds", type=int, default=10)
 
     command = commands.add_parser("overload", help="many more clients than it can serve")
     command.add_argument("--clients", type=int, default=256)

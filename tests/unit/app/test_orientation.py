@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 from app import imaging, orientation
 from app.bundle.manifest import Input
 from app.imaging import Decoder, Mode, Orientation
-from tests.unit.app.support import CAT, fresh
+from tests.unit.app.support import CAT, fresh, segment
 
 HALF = (0.5, 0.5, 0.5)
 MODES: tuple[Mode, ...] = ("fast", "exact")
@@ -102,6 +102,17 @@ def test_a_tag_behind_the_pixels_of_a_png_counts(cat: Image.Image) -> None:
     late = content[:start] + content[end:-12] + content[start:end] + content[-12:]
     assert late.index(b"eXIf") > late.index(b"IDAT")
     assert torch.equal(decoder().decode(late).pixels, decoder().decode(content).pixels)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_camera_says_may_go_on_in_the_next_segment(cat: Image.Image, mode: Mode) -> None:
+    content = stored(cat, 6, "JPEG")
+    start = content.index(b"Exif\0\0") - 4
+    end = start + 2 + int.from_bytes(content[start + 2 : start + 4])
+    said = content[start + 10 : end]
+    apart = segment(0xE1, b"Exif\0\0" + said[:9]) + segment(0xE1, b"Exif\0\0" + said[9:])
+    found = decoder(mode=mode).decode(content[:start] + apart + content[end:])
+    assert (found.orientation, found.orientation_applied) == (6, True)
 
 
 @pytest.mark.parametrize("mode", MODES)
