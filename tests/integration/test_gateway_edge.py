@@ -5,20 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plugins.module_utils.haproxy_runtime import failures
 from tests.integration.conftest import NAME
-from tests.integration.support.playbooks import ROOT, docker, free_port
+from tests.integration.support.edge import Edge
+from tests.integration.support.playbooks import docker
 
 EDGE = f"{NAME}-edge"
 # Of one address.
@@ -38,102 +33,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer): pass
 Server(("", 8000), Handler).serve_forever()
 """
-PLAY = [
-    {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "tasks": [
-            {"ansible.builtin.include_role": {"name": "gateway", "tasks_from": "describe"}},
-            {
-                "ansible.builtin.copy": {
-                    "content": "{{ gateway_wanted.files['conf/' ~ item] }}",
-                    "dest": "{{ folder }}/{{ item }}",
-                    "mode": "0644",
-                },
-                "loop": ["haproxy.cfg", "hold.lua"],
-            },
-        ],
-    }
-]
-
-
-class Edge:
-    """A gateway as the role describes it, in front of one instance of the test's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self.run = free_port(), folder / "run"
-        self.address = ("127.0.0.1", self.port)
-
-    def get(self, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def wait_until_served(self) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError, ValueError):
-                if self.get("/")[0] == 200:
-                    return
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def say(self, words: bytes) -> int:
-        """Send bytes that need be no request, and return the status of the answer."""
-        with socket.create_connection(self.address, timeout=10) as connection:
-            connection.sendall(words)
-            answer = b""
-            while chunk := connection.recv(65536):
-                answer += chunk
-        return int(answer.split()[1])
-
-    def log(self) -> list[dict[str, Any]]:
-        lines = docker("logs", f"{EDGE}-gateway").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> Iterator[Edge]:
-    folder = tmp_path_factory.mktemp("edge")
     image = images["gateway"]
-    made = Edge(folder)
-    conf = folder / "conf"
-    conf.mkdir()
-    made.run.mkdir()
-    made.run.chmod(0o777)
-    (conf / "live.map").write_text("live blue\n")
-    (folder / "play.json").write_text(json.dumps(PLAY))
-    variables = {
-        "folder": str(conf),
-        "gateway_image": image,
-        "gateway_client_connections": CONNECTIONS,
-        "gateway_header_seconds": HEADER_SECONDS,
-        "ansible_python_interpreter": sys.executable,
-    }
-    tool = Path(sys.executable).with_name("ansible-playbook")
-    words = (tool, "--inventory=localhost,", "--connection=local", f"--extra-vars={json.dumps(variables)}")
-    subprocess.run((*words, folder / "play.json"), cwd=ROOT, check=True, capture_output=True)
-    remove()
-    docker("network", "create", EDGE)
-    own = ("run", "--detach", f"--network={EDGE}")
-    docker(*own, f"--name={EDGE}-instance", "--network-alias=blue-0", image, "python3", "-c", INSTANCE)
-    docker(
-        *(*own, f"--name={EDGE}-gateway", "--user=1000:1000", f"--publish=127.0.0.1:{made.port}:8080"),
-        *(f"--volume={conf}:/etc/haproxy/conf:ro", f"--volume={made.run}:/run/haproxy", image),
-    )
-    made.wait_until_served()
+    limits: dict[str, object] = {"gateway_client_connections": CONNECTIONS, "gateway_header_seconds": HEADER_SECONDS}
+    made = Edge(tmp_path_factory.mktemp("edge"), EDGE, image, variables=limits)
+    made.start(image, "python3", "-c", INSTANCE)
     yield made
-    remove()
+    made.remove()
 
 
-def remove() -> None:
-    for name in docker("ps", "--all", "--format={{.Names}}", f"--filter=name={EDGE}-").split():
-        docker("rm", "--force", "--volumes", name)
-    for name in docker("network", "ls", "--format={{.Name}}", f"--filter=name={EDGE}").split():
-        docker("network", "rm", name)
+def say(edge: Edge, words: bytes) -> int:
+    """Send bytes that need be no request, and return the status of the answer."""
+    with socket.create_connection(edge.address, timeout=10) as connection:
+        connection.sendall(words)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return int(answer.split()[1])
+
+
+def log() -> list[dict[str, Any]]:
+    lines = docker("logs", f"{EDGE}-gateway").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def test_nobody_says_for_whom_a_request_is(edge: Edge) -> None:
@@ -151,11 +75,11 @@ def test_every_request_has_an_id_and_keeps_one_that_it_came_with(edge: Edge) -> 
 
 @pytest.mark.parametrize("words", [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n"])
 def test_what_is_no_request_is_the_fault_of_its_client(edge: Edge, words: bytes) -> None:
-    assert edge.say(words) == 400
+    assert say(edge, words) == 400
 
 
 def test_headers_that_do_not_end_are_a_timeout_of_the_client(edge: Edge) -> None:
-    assert edge.say(b"GET / HTTP/1.1\r\nHost: a\r\n") == 408
+    assert say(edge, b"GET / HTTP/1.1\r\nHost: a\r\n") == 408
 
 
 def test_one_address_cannot_hold_all_connections(edge: Edge) -> None:
@@ -189,7 +113,7 @@ def test_one_address_cannot_hold_all_connections(edge: Edge) -> None:
 def test_what_failed_is_in_the_log_with_the_client_and_what_went_well_is_not(edge: Edge) -> None:
     edge.get("/500", **{"X-Request-ID": 'quote"\u00e9'.encode("utf-8").decode("latin-1")})
     edge.get("/well")
-    lines = edge.log()
+    lines = log()
     failed = next(line for line in lines if line["path"] == "/500")
     assert failed["client"]
     assert failed["status"] == 500
