@@ -81,7 +81,8 @@ def check(module: nn.Module, inputs: Input, activation: Activation, labels: Sequ
     # A network that sees gray has a normalization of its own.
     for ways in (_NORMALIZATIONS if len(inputs.mean) == 3 else (), _GEOMETRIES):
         # Geometries are tried with the best normalization: under a wrong one they say little.
-        best = max(trials, key=lambda trial: sum(trial.logarithms)) if better(trials, chosen) else chosen
+        surer = [trial for trial in trials if _more_right(trial, chosen) and _surer(trial, chosen)]
+        best = max(surer, key=lambda trial: sum(trial.logarithms), default=chosen)
         for way in ways:
             if not any(_same(trial.inputs, way, best.inputs) for trial in trials):
                 trials.append(attempt(way, best.inputs))
@@ -104,12 +105,20 @@ def better(trials: Iterable[Trial], chosen: Trial) -> list[Trial]:
     return [
         trial
         for trial in trials
-        if sum(trial.right) >= sum(chosen.right) + _MORE_RIGHT
-        and (
-            _errors(one - other for one, other in zip(trial.logarithms, chosen.logarithms, strict=True)) > _CERTAIN
-            or _errors(one - other for one, other in zip(trial.right, chosen.right, strict=True)) > _CERTAIN_RIGHT
-        )
+        if _more_right(trial, chosen) and (_surer(trial, chosen) or _excess(trial.right, chosen.right) > _CERTAIN_RIGHT)
     ]
+
+
+def _more_right(trial: Trial, chosen: Trial) -> bool:
+    return sum(trial.right) >= sum(chosen.right) + _MORE_RIGHT
+
+
+def _surer(trial: Trial, chosen: Trial) -> bool:
+    return _excess(trial.logarithms, chosen.logarithms) > _CERTAIN
+
+
+def _excess(one: Sequence[float], other: Sequence[float]) -> float:
+    return _errors(first - second for first, second in zip(one, other, strict=True))
 
 
 def _errors(differences: Iterable[float]) -> float:

@@ -168,8 +168,9 @@ def test_what_was_understood_stands_in_the_bundle_and_is_said(
 ) -> None:
     assert main(arguments(order, output=tmp_path, crop_mode="squash", mean="0.5,0.5,0.5")) == 0
     said = json.loads(capsys.readouterr().out)["notes"]
-    assert said[2] == "Labels: 7 names from text, a name a line."
-    assert said[3].startswith("Preprocessing: 64x64 pixels, squash (both sides scaled, ")
+    assert said[2].startswith(f"Architecture: {SMALL} as given; the file does not record it")
+    assert said[3] == "Labels: 7 names from text, a name a line."
+    assert said[4].startswith("Preprocessing: 64x64 pixels, squash (both sides scaled, ")
     manifest, _ = read(tmp_path / "small" / "1")
     assert (manifest.input.crop_mode, list(manifest.notes or ())) == ("squash", said)
 
