@@ -4,6 +4,7 @@ A file of some bytes can promise any number of pixels and any number of passes o
 what the decoders will do, so that a limit on it is a limit on them.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ MAX_CHUNKS = 16_384
 _WINDOW = 1 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_FILL = re.compile(rb"\xff+")
 _EXIF = b"Exif\0\0"
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _BMP_RUN_LENGTHS = (1, 2)
@@ -221,8 +223,9 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     position = 2
     for _ in range(MAX_SEGMENTS):
         position = content.find(b"\xff", position)
-        while position >= 0 and content[position + 1 : position + 2] == b"\xff":
-            position += 1
+        # Any number of them may precede a marker.
+        if position >= 0 and (fill := _FILL.match(content, position)):
+            position = fill.end() - 1
         head = content[position : position + 4]
         if position < 0 or len(head) < 4 or head[1] in (0xD8, 0xD9):
             return

@@ -8,6 +8,8 @@ from urllib.parse import unquote_to_bytes
 MAX_HEADER = 4_096
 # Fields that a form may have beside its files.
 MAX_FIELDS = 64
+# Those of one header; a form's have three.
+_MAX_PARAMETERS = 32
 _MAX_BOUNDARY = 70
 _MAX_PADDING = 64
 
@@ -49,6 +51,8 @@ def parse_value(text: str) -> tuple[str, dict[str, str]]:
             continue
         if name.lower() in parameters:
             raise MalformedError("a header has a parameter twice")
+        if len(parameters) == _MAX_PARAMETERS:
+            raise MalformedError(f"a header has more than {_MAX_PARAMETERS} parameters")
         parameters[name.lower()] = plain if quoted is None else _ESCAPED.sub(r"\1", quoted)
     return (value[1].lower() if value else ""), parameters
 
