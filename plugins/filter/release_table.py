@@ -30,7 +30,10 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     live, colour = facts["live"]["release"].get("release_id", ""), facts["live"]["colour"]
     instances = [item for item in facts["instances"] if item["colour"] == colour]
     states = ", ".join(f"{item['name']} {item['state']} ({item['health']})" for item in instances)
-    headline = f"{host}: release {live} is live on {colour}: {states}" if live else f"{host}: nothing is live"
+    up = any(item["state"] == "running" for item in instances)
+    headline = f"{host}: release {live} {'is live' if up else 'was live, and is down,'} on {colour}: {states}"
+    if not live:
+        headline = f"{host}: nothing is live"
     if not facts["gateway"]["serving"]:
         headline += "; the gateway does not say where requests go"
     rows: list[tuple[str, ...]] = [
@@ -40,6 +43,8 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     widths = [max(len(line[column]) for line in rows) for column in range(len(COLUMNS))]
     table = ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in rows]
     missing = [f"The next deploy mends: {fault}." for fault in facts["missing"]]
+    if not live:
+        missing.append("The next deploy starts the release that it is given.")
     return [headline, *missing, *table, *(f"Not read: {reason}." for reason in facts["unreadable"])]
 
 
@@ -57,7 +62,7 @@ def status_notes(facts: dict[str, Any], look: dict[str, Any], inventory: str) ->
     elif look["answers"]:
         notes.append(f"It answers at {look['usable'] or look['url'] + ', on the host alone'}.")
     elif serves:
-        notes.append(f"NOTHING ANSWERS: {look['reason']}.")
+        notes.append(f"NOTHING ANSWERS: {look['reason'].rstrip('.')}.")
     lock = facts["lock"]
     if lock.get("owner"):
         work = "and works here" if lock["working"] else "and nothing works here for it at this moment"

@@ -318,7 +318,11 @@ def main() -> None:
         if live and not planning:
             astray = find_astray(gateway, gateway.mended(colour))
             lost = compare_in_place(params["name"], state_dir / "gateway")
-            result["missing"] = [*([astray] if astray else []), *lost, *missing]
+            ill = [
+                item for item in serving if not item.healthy and (item.state, item.health) != ("running", "starting")
+            ]
+            down = [f"{item.name} is {item.state} ({item.health})" for item in ill]
+            result["missing"] = [*down, *([astray] if astray else []), *lost, *missing]
         if planning:
             release = wanted_release(params, state_dir, str(live.get("release_id", "")), records)
             indices = [str(item["index"]) for item in release["settings"]["instances"]]

@@ -515,7 +515,16 @@ class TestTable:
     def test_an_empty_host_says_so(self) -> None:
         facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": []}
         facts |= {"records": [], "kept": [], "missing": [], "unreadable": []}
-        assert release_table(facts, "gpu-1")[0] == "gpu-1: nothing is live; the gateway does not say where requests go"
+        headline, step, *_ = release_table(facts, "gpu-1")
+        assert headline == "gpu-1: nothing is live; the gateway does not say where requests go"
+        assert step == "The next deploy starts the release that it is given."
+
+    def test_what_is_down_is_not_called_live(self) -> None:
+        instance = {"name": "svc-green-0-api-1", "colour": "green", "state": "exited", "health": "none"}
+        facts = {"live": {"release": {"release_id": "bbb"}, "colour": "green"}, "gateway": {"serving": "green"}}
+        facts |= {"instances": [instance], "records": [], "kept": [], "missing": [], "unreadable": []}
+        headline = release_table(facts, "gpu-1")[0]
+        assert headline == "gpu-1: release bbb was live, and is down, on green: svc-green-0-api-1 exited (none)"
 
 
 class TestEnds:
