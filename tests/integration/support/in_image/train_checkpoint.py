@@ -89,7 +89,7 @@ def of_timm(folder: Path) -> Trained:
 def of_lightning(folder: Path) -> Trained:
     """As Lightning's ModelCheckpoint: hyper-parameters in its own dictionary, the loss a part of the module."""
     module = types.ModuleType("lightning.fabric.utilities.data")
-    module.AttributeDict = type("AttributeDict", (dict,), {"__module__": module.__name__})  # type: ignore[attr-defined]
+    vars(module)["AttributeDict"] = type("AttributeDict", (dict,), {"__module__": module.__name__})
     for name in ("lightning", "lightning.fabric", "lightning.fabric.utilities"):
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules[module.__name__] = module
