@@ -177,7 +177,7 @@ class Client:
         return SILENT, ""
 
     def _say(self, words: bytes, *, leave: bool) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(*self._address, timeout=15)
+        connection = http.client.HTTPConnection(*self._address, timeout=5)
         try:
             connection.connect()
             connection.sock.sendall(words)
