@@ -29,6 +29,7 @@ from ansible.module_utils.haproxy_runtime import GatewayError, live_word, read_m
 from ansible.module_utils.host_address import refusal
 from ansible.module_utils.releases import (
     COLOURS,
+    NOBODY,
     WORDS,
     Gateway,
     Plan,
@@ -132,7 +133,8 @@ def read_gateway(name: str, state_dir: Path, map_path: str) -> Gateway:
     serving = ""
     for admin_socket in admin_sockets(name, state_dir):
         with contextlib.suppress(GatewayError):
-            serving = live_word(admin_socket, map_path)
+            # A gateway that answers and has no such entry, because somebody cleared its map, sends requests to nobody.
+            serving = live_word(admin_socket, map_path) or NOBODY
             break
     words = (serving, read_map_file(state_dir / "gateway" / "conf" / "live.map"))
     return Gateway(*(word if word in WORDS else "" for word in words))
