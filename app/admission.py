@@ -11,61 +11,82 @@ from app.errors import ServiceError
 _WEIGHT = 0.1
 # A single image tells little about throughput: below this many the time bound does not refuse.
 _LEAST = 4
+# What takes longer to decode, in seconds of one core, tells nothing about what an ordinary image costs.
+_LIGHT = 0.05
+# And what takes so long waits for its turn among its like (`room.py`): one core is left to the others.
+_LARGE = 0.5
 
 
 class Admission:
     """Places for images, bounded by number and by the time the last of them would wait; used by the event loop.
 
-    An image weighs what it costs: an ordinary one about 1, a large one as many as it keeps waiting.
+    What decoding takes is estimated for each image, in seconds of one core; what an image takes beside that, model and
+    all, is learned from those that leave with their answer.
     Counted from the moment a body is complete, so that a slow upload takes nobody's place.
     """
 
-    def __init__(self, size: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, size: int, seconds: float, cores: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.held = 0
-        self._weight = 0.0
+        self._ordinary = 0
+        self._work = self._large_work = 0.0
         self._size = size
         self._seconds = seconds
+        self._cores = cores
         self._clock = clock
         self._cost = 0.0
         # When the image that the service now works on could have been begun.
         self._since = 0.0
 
-    def wait(self, weight: float = 0) -> float:
-        """The seconds until what is held, and so much more, would be answered."""
-        return (self._weight + weight) * self._cost
+    def wait(self, works: Sequence[float] = ()) -> float:
+        """The seconds until what is held, and images that take so long to decode each, would be answered."""
+        ordinary, large = _apart(works)
+        seconds = (self._ordinary + len(ordinary)) * self._cost + (self._work + sum(ordinary)) / self._cores
+        if large or self._cores == 1:
+            seconds += (self._large_work + sum(large)) / max(1, self._cores - 1)
+        return seconds
 
-    def check(self, images: int, weight: float | None = None) -> None:
-        """Refuse when there is no place now, saying when there will be; images are ordinary unless weighed."""
-        weight = images if weight is None else weight
-        if self.held + images > self._size:
-            self._refuse(f"The service holds {self.held} images and takes {self._size}")
-        if self.held >= _LEAST and self.wait(weight) > self._seconds:
-            self._refuse(f"An answer would take {self.wait(weight):.1f} seconds")
+    def check(self, works: Sequence[float] = (0,)) -> None:
+        """Refuse when there is no place now for images that take so long to decode, saying when there will be."""
+        if self.held + len(works) > self._size:
+            self._refuse(f"The service holds {self.held} images and takes {self._size}", self.wait())
+        seconds = self.wait(works)
+        if self.held >= _LEAST and seconds > self._seconds:
+            self._refuse(f"An answer would take {seconds:.1f} seconds", seconds)
 
     @contextmanager
-    def admit(self, weights: Sequence[float]) -> Iterator[None]:
-        """Take places for images, or refuse."""
-        images, weight = len(weights), sum(weights)
-        self.check(images, weight)
+    def admit(self, works: Sequence[float]) -> Iterator[None]:
+        """Take places for images that take so long to decode each, or refuse."""
+        self.check(works)
+        ordinary, large = _apart(works)
         if not self.held:
             self._since = self._clock()
-        self.held += images
-        self._weight += weight
+        self.held += len(works)
+        self._ordinary += len(ordinary)
+        self._work += sum(ordinary)
+        self._large_work += sum(large)
         try:
             yield
         finally:
-            self.held -= images
+            self.held -= len(works)
+            self._ordinary -= len(ordinary)
             # Without what adding and taking fractions leaves over.
-            self._weight = self._weight - weight if self.held else 0.0
+            self._work = self._work - sum(ordinary) if self.held else 0.0
+            self._large_work = self._large_work - sum(large) if self.held else 0.0
 
-    def answered(self, weight: float = 1.0) -> None:
-        """Learn from an image that leaves with its answer: the time since the one before is what its weight costs."""
+    def answered(self, work: float = 0) -> None:
+        """Learn from an image that leaves with its answer: the time since the one before, without its decoding."""
         now = self._clock()
-        cost, self._since = (now - self._since) / weight, now
-        self._cost = cost if not self._cost else self._cost + _WEIGHT * (cost - self._cost)
+        cost, self._since = max(0.0, now - self._since - work / self._cores), now
+        if work <= _LIGHT:
+            self._cost = cost if not self._cost else self._cost + _WEIGHT * (cost - self._cost)
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str, wait: float) -> None:
         # Half of what waits gone is enough room for a client that comes back.
-        seconds = max(1, math.ceil(self.wait() / 2))
+        seconds = max(1, math.ceil(wait / 2))
         detail = f"{why}, so the queue is full; send the request again in {seconds} s."
         raise ServiceError("queue_full", detail, retry_after=seconds)
+
+
+def _apart(works: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Ordinary images, and large ones."""
+    return [work for work in works if work <= _LARGE], [work for work in works if work > _LARGE]

@@ -25,9 +25,6 @@ _DEAR = 20
 _MEMORY = {"JPEG": 11, "PNG": 14, "WEBP": 23, "GIF": 11, "BMP": 11}
 _COEFFICIENT = 2
 
-# The work that admission counts as one image: a photograph of half a megapixel, with its forward.
-ONE = 10_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -37,9 +34,9 @@ class Cost:
     memory: int
 
     @property
-    def weight(self) -> float:
-        """How many ordinary images it counts for."""
-        return 1 + self.work / ONE
+    def seconds(self) -> float:
+        """The work in seconds of one core."""
+        return self.work / 1e9
 
 
 def largest(max_pixels: int) -> Cost:

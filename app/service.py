@@ -65,13 +65,13 @@ class Service:
         self._loading = loading
         self.metrics = Metrics(settings.queue_size)
         self.lifecycle = Lifecycle(settings.drain_seconds)
-        self.admission = Admission(settings.queue_size, settings.queue_seconds)
         self.bodies = Bodies(settings.max_bytes_in_flight)
         self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
         self._room: Room | None = None
         self._decode_threads = settings.decode_threads or cpus.available()
+        self.admission = Admission(settings.queue_size, settings.queue_seconds, cores=cpus.available())
         self._decoders = ThreadPoolExecutor(
             self._decode_threads, thread_name_prefix="decode", initializer=_keep_to_one_core
         )
@@ -132,7 +132,7 @@ class Service:
             image, result = await self._compute(model, self._batcher, picture, stay)
         finally:
             stay.abandon()
-        self.admission.answered(picture.cost.weight)
+        self.admission.answered(picture.cost.seconds)
         self.metrics.predictions.inc()
         self._predictions += 1
         forward_ms = result.seconds * 1000

@@ -63,11 +63,11 @@ async def predict(request: Request) -> Response:
     async def work() -> AnyPrediction:
         service.loaded()
         # Refused before the body is read, but admitted after: a slow upload takes nobody's place.
-        service.admission.check(1)
+        service.admission.check()
         with service.bodies.loan() as loan:
             upload = await _uploaded(service, uploads.read_file(request, loan, service.settings.max_upload_bytes))
             picture = await service.appraise(upload)
-            with service.admission.admit([picture.cost.weight]):
+            with service.admission.admit([picture.cost.seconds]):
                 return await _in_time(service, _while_connected(request, service.classify(upload, picture)))
 
     return _json(await work())
@@ -122,13 +122,13 @@ async def predict_batch(request: Request) -> Response:
 
     async def work() -> Answers:
         service.loaded()
-        service.admission.check(1)
+        service.admission.check()
         with service.bodies.loan() as loan:
             reading = uploads.read_files(request, loan, limits.max_batch_bytes, limits.max_files)
             files = await _uploaded(service, reading)
             pictures = await appraise(files)
-            weights = [picture.cost.weight for picture in pictures if not isinstance(picture, FileError)]
-            with service.admission.admit(weights):
+            works = [picture.cost.seconds for picture in pictures if not isinstance(picture, FileError)]
+            with service.admission.admit(works):
                 classifying = _all([classify(*pair) for pair in zip(files, pictures, strict=True)])
                 return Answers(await _in_time(service, _while_connected(request, classifying)))
 

@@ -14,71 +14,97 @@ class Clock:
 
 def answer_one_each(admission: Admission, clock: Clock, seconds: float, images: int = 50) -> None:
     """Teach the admission what an image costs."""
-    with admission.admit([1]):
+    with admission.admit([0]):
         for _ in range(images):
             clock.now += seconds
             admission.answered()
 
 
 def test_places_are_bounded_by_number_and_come_back() -> None:
-    admission = Admission(size=3, seconds=5)
-    with admission.admit([1] * 2):
-        with pytest.raises(ServiceError) as caught, admission.admit([1] * 2):
+    admission = Admission(size=3, seconds=5, cores=2)
+    with admission.admit([0] * 2):
+        with pytest.raises(ServiceError) as caught, admission.admit([0] * 2):
             pass
         assert (caught.value.code, caught.value.retry_after) == ("queue_full", 1)
-        with admission.admit([1]):
+        with admission.admit([0]):
             assert admission.held == 3
     assert admission.held == 0
 
 
 def test_a_wait_beyond_the_limit_is_refused_with_the_time_to_come_back() -> None:
     clock = Clock()
-    admission = Admission(size=1000, seconds=10, clock=clock)
+    admission = Admission(size=1000, seconds=10, cores=2, clock=clock)
     answer_one_each(admission, clock, seconds=0.5)
-    with admission.admit([1] * 19):
-        admission.check(1)
-        with admission.admit([1]), pytest.raises(ServiceError) as caught:
-            admission.check(1)
-    assert caught.value.retry_after == 5
+    with admission.admit([0] * 19):
+        admission.check()
+        with admission.admit([0]), pytest.raises(ServiceError) as caught:
+            admission.check()
+    assert caught.value.retry_after == 6
     assert "10.5 seconds" in caught.value.detail
 
 
 def test_the_estimate_follows_the_latest_images() -> None:
     clock = Clock()
-    admission = Admission(size=1000, seconds=10, clock=clock)
+    admission = Admission(size=1000, seconds=10, cores=2, clock=clock)
     answer_one_each(admission, clock, seconds=1)
     answer_one_each(admission, clock, seconds=0.01)
-    assert admission.wait(100) == pytest.approx(1, rel=0.6)
+    assert admission.wait([0] * 100) == pytest.approx(1, rel=0.6)
 
 
 def test_idle_time_is_no_cost() -> None:
     clock = Clock()
-    admission = Admission(size=1000, seconds=10, clock=clock)
+    admission = Admission(size=1000, seconds=10, cores=2, clock=clock)
     answer_one_each(admission, clock, seconds=0.1)
     clock.now += 3600
     answer_one_each(admission, clock, seconds=0.1, images=1)
-    assert admission.wait(1) == pytest.approx(0.1)
+    assert admission.wait([0]) == pytest.approx(0.1)
 
 
 def test_a_very_slow_model_still_takes_a_few() -> None:
     clock = Clock()
-    admission = Admission(size=1000, seconds=1, clock=clock)
+    admission = Admission(size=1000, seconds=1, cores=2, clock=clock)
     answer_one_each(admission, clock, seconds=20)
-    with admission.admit([1] * 3):
-        admission.check(1)
+    with admission.admit([0] * 3):
+        admission.check()
 
 
-def test_an_image_weighs_what_it_costs() -> None:
+def test_decoding_is_reckoned_and_the_rest_of_an_image_learned() -> None:
     clock = Clock()
-    admission = Admission(size=1000, seconds=10, clock=clock)
-    with admission.admit([100]):
-        clock.now += 10
-        admission.answered(100)
-    assert admission.wait(1) == pytest.approx(0.1)
-    with admission.admit([90, 1, 1, 1]):
-        assert admission.held == 4
-        admission.check(1)
-        with pytest.raises(ServiceError) as caught, admission.admit([50]):
+    admission = Admission(size=1000, seconds=10, cores=2, clock=clock)
+    with admission.admit([0.04]):
+        clock.now += 0.12
+        admission.answered(0.04)
+    assert admission.wait([0]) == pytest.approx(0.1)
+    assert admission.wait([0.2, 0.2]) == pytest.approx(0.4)
+    assert admission.wait() == 0
+
+
+def test_large_images_keep_their_like_waiting_and_no_others() -> None:
+    clock = Clock()
+    admission = Admission(size=1000, seconds=5, cores=2, clock=clock)
+    answer_one_each(admission, clock, seconds=0.1)
+    with admission.admit([1.6]), admission.admit([1.6]), admission.admit([1.6]), admission.admit([0]):
+        admission.check()
+        assert admission.wait([0]) == pytest.approx(0.2)
+        with pytest.raises(ServiceError) as caught, admission.admit([1.6]):
             pass
-        assert "14.3 seconds" in caught.value.detail
-    assert admission.wait(0) == 0
+        assert ("6.5 seconds" in caught.value.detail, caught.value.retry_after) == (True, 4)
+    assert admission.wait() == 0
+
+
+def test_with_one_core_a_large_image_keeps_everybody_waiting() -> None:
+    admission = Admission(size=1000, seconds=5, cores=1)
+    with admission.admit([3]), admission.admit([1]), admission.admit([1]), admission.admit([1]):
+        with pytest.raises(ServiceError) as caught:
+            admission.check()
+        assert "6.0 seconds" in caught.value.detail
+
+
+def test_what_is_hard_to_decode_teaches_nothing_about_the_others() -> None:
+    clock = Clock()
+    admission = Admission(size=1000, seconds=5, cores=2, clock=clock)
+    answer_one_each(admission, clock, seconds=0.1)
+    with admission.admit([1.6]):
+        clock.now += 10
+        admission.answered(1.6)
+    assert admission.wait([0]) == pytest.approx(0.1)
