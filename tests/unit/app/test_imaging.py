@@ -2,10 +2,12 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
@@ -244,6 +246,33 @@ def test_fast_takes_every_kind_of_jpeg_as_exact_does(content: bytes, monkeypatch
     fast, exact = Decoder(SQUARE, 1_000_000, "fast").decode(content), decode(content)
     assert torch.equal(fast.pixels, exact.pixels)
     assert (fast.width, fast.height, fast.format, fast.mode) == (exact.width, exact.height, exact.format, exact.mode)
+
+
+def test_fast_reads_the_header_of_a_sound_jpeg_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, "pillow")
+    target = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(CAT).convert("RGB").save(target, "JPEG", exif=exif)
+    fast, content = Decoder(SQUARE, 1_000_000, "fast"), target.getvalue()
+    exact = decode(content)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("opened by Pillow")
+
+    monkeypatch.setattr(JpegImageFile, "_open", refuse)
+    decoded = fast.decode(content)
+    assert (decoded.width, decoded.height, decoded.mode) == (exact.width, exact.height, exact.mode)
+    assert (decoded.orientation, decoded.orientation_applied) == (6, True)
+    assert torch.equal(decoded.pixels, exact.pixels)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pixels_that_were_not_reckoned_with_are_not_decoded(mode: Mode) -> None:
+    decoder = Decoder(SQUARE, 1_000_000, mode)
+    seen = decoder.appraise(CAT.read_bytes())
+    with pytest.raises(ServiceError, match="its header contradicts itself"):
+        decoder.decode(replace(seen, anatomy=replace(seen.anatomy, width=seen.anatomy.width - 1)))
 
 
 @pytest.mark.parametrize("damage", [lambda jpeg: jpeg[: len(jpeg) // 2], lambda jpeg: jpeg[:1000] + bytes(len(jpeg))])
