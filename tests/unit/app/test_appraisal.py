@@ -1,3 +1,6 @@
+import struct
+from typing import Any
+
 import pytest
 
 from app import appraisal
@@ -38,6 +41,28 @@ def test_an_honest_picture_of_the_most_pixels_is_let_in(found: Anatomy, divisor:
 )
 def test_what_costs_more_than_twice_the_largest_honest_picture_is_refused(found: Anatomy, size: int) -> None:
     assert refusal(found, size) == "image_too_complex"
+
+
+@pytest.mark.parametrize("sides", [(8000, 6000), (16000, 3000)], ids=["camera", "panorama"])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": "4:1:1", "restart_marker_blocks": 2}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+    ids=["4:4:4", "4:1:1 with restarts", "gray", "CMYK"],
+)
+def test_a_progressive_picture_of_48_megapixels_is_let_in(
+    mode: str, options: dict[str, Any], sides: tuple[int, int]
+) -> None:
+    content = bytearray(picture(mode, progressive=True, **options))
+    struct.pack_into(">HH", content, content.index(b"\xff\xc2") + 5, sides[1], sides[0])
+    found = appraisal.examine(bytes(content))
+    assert (found.pixels, found.scans >= 6) == (48_000_000, True)
+    # libjpeg-turbo does not make RGB of four components, so Pillow decodes them, once.
+    assert refusal(found, 12_000_000, 0 if found.components == 4 else 1) is None
 
 
 def test_a_small_picture_may_have_many_scans() -> None:
