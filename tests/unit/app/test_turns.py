@@ -63,7 +63,11 @@ def test_a_file_is_judged_in_bounded_work(content: bytes) -> None:
     assert lines(lambda: anatomy.examine(content)) < MOST_LINES
 
 
-@pytest.mark.parametrize("head", [b"".join(b";%x=b" % number for number in range(256, 900)), b"\r\nX: y" * 500])
+@pytest.mark.parametrize(
+    "head",
+    [b"".join(b";%x=b" % number for number in range(256, 900)), b";" * 4_000, b"\r\nX: y" * 500],
+    ids=["parameters", "semicolons", "headers"],
+)
 def test_a_form_is_read_in_bounded_work(head: bytes) -> None:
     part = b"--B\r\nContent-Disposition: form-data; name=a" + head[:4_000] + b"\r\n\r\nx\r\n"
     most = 16 + MAX_FIELDS
