@@ -2,7 +2,7 @@
 
 Compose's file is the only description of the containers. Compose makes the new container beside the old one, and this
 decides which of them runs: where both can have their addresses they overlap, else the old one makes way for the moment
-that the new one needs to start.
+that the new one needs to start, and new connections wait meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ansible.module_utils.docker_host import DockerError, last_log_lines, run_do
 from ansible.module_utils.gateway_state import Container, parse_config_hashes, read_containers
 from ansible.module_utils.haproxy_runtime import GatewayError, finish, is_listening, worker
 from ansible.module_utils.http_client import UnreachableError, request
+from ansible.module_utils.patience import hold, holds, release
 from ansible.module_utils.published import GATEWAY, Look, ask
 from ansible.module_utils.releases import put_aside, write_atomically
 
@@ -37,6 +38,8 @@ TRIAL_SECONDS = 15.0
 ANSWER_SECONDS = 20.0
 # How long requests that are under way may keep others waiting for the new gateway.
 MAKE_WAY_SECONDS = 5.0
+# How long new connections wait at most for a gateway that takes another one's place.
+WAIT_SECONDS = 15.0
 LOCK_SECONDS = 180.0
 # How long a container must stay up to count as one that runs.
 STAYS_UP_SECONDS = 1.0
@@ -95,6 +98,8 @@ class Replacement:
         ]
         self._project = f"{wanted['name']}-gateway"
         self._drain = float(wanted["drain"])
+        # The name of the firewall's rules by which connections wait.
+        self._makes_way = f"{self._project} makes way"
         self._files = {Path(name): content for name, content in files.items()}
         self._former_files = {
             path: path.read_text(encoding="utf-8") if path.is_file() else None for path in self._files
@@ -153,7 +158,15 @@ class Replacement:
 
     def steps(self) -> list[Callable[[], None]]:
         """Return what leads to the new gateway, in order. Until `retire` begins, `undo` leads back from anywhere."""
-        return [self.install, self.replace_keeper, self.make, self.make_way, self.start, self.require_answer]
+        return [
+            self.install,
+            self.replace_keeper,
+            self.make,
+            self.make_way,
+            self.start,
+            self.let_in,
+            self.require_answer,
+        ]
 
     def install(self) -> None:
         """Write the new files."""
@@ -186,7 +199,7 @@ class Replacement:
             self._chosen = next(item for item in made if not item.one_off)
 
     def make_way(self) -> None:
-        """Stop an old one that has the address of the new one: the moment without an answer begins."""
+        """Stop an old one that has the address of the new one: the moment begins in which new connections wait."""
         chosen = self._require_chosen()
         if chosen.running:
             return
@@ -198,6 +211,7 @@ class Replacement:
             if any(mine.overlaps(its) for mine in chosen.addresses for its in item.addresses):
                 write_atomically(self._state / AWAY, f"{item.id}\n")
                 self._stopped_at = time.monotonic()
+                hold([(address.ip, address.port) for address in item.addresses], self._makes_way, WAIT_SECONDS)
                 self._stop(item)
 
     def start(self) -> None:
@@ -210,6 +224,15 @@ class Replacement:
             run_docker(["start", chosen.id])
         elif self._reads_another():
             self._reload(chosen)
+
+    def let_in(self) -> None:
+        """Let the connections in that wait, once somebody listens."""
+        if not holds(self._makes_way):
+            return
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not is_listening(self._state / SOCKET) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        release(self._makes_way)
 
     def require_answer(self) -> None:
         """Wait until the new gateway answers at its address as the old one did."""
@@ -263,6 +286,7 @@ class Replacement:
             self._restore_socket,
             lambda: own_folders(self._state, self._former_folders),
             self._restart,
+            self.let_in,
             self._restore_keeper,
             self._wait,
         ]
@@ -276,9 +300,18 @@ class Replacement:
 
     def _remove_new(self) -> None:
         known = {item.id for item in self._before}
-        for item in read_containers(self._project):
-            if item.service == GATEWAY and item.id not in known:
-                run_docker(["rm", "--force", "--volumes", item.id])
+        found = read_containers(self._project)
+        running = {item.id for item in found if item.running}
+        back = [
+            address for item in self._before if item.running and item.id not in running for address in item.addresses
+        ]
+        for item in found:
+            if item.service != GATEWAY or item.id in known:
+                continue
+            if item.running and any(mine.overlaps(its) for mine in item.addresses for its in back):
+                hold([(address.ip, address.port) for address in item.addresses], self._makes_way, WAIT_SECONDS)
+                self._stop(item)
+            run_docker(["rm", "--force", "--volumes", item.id])
 
     def _restore_files(self) -> None:
         for path, content in self._former_files.items():

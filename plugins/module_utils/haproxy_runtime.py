@@ -15,6 +15,8 @@ from typing import Any
 MAP_KEY = "live"
 # In the running gateway's map only, so that a gateway that restarts is not drained any more.
 DRAIN_KEY = "drained"
+# A client that uses its connection has sent the next request by then.
+KEPT_SECONDS = 0.5
 
 
 class GatewayError(Exception):
@@ -194,17 +196,27 @@ def is_listening(admin_socket: Path) -> bool:
     return states == {"OPEN"}
 
 
+def _rows(table: str, kind: str) -> list[dict[str, str]]:
+    """Return the rows of FRONTEND or BACKEND from the answer to ``show stat``."""
+    return [row for row in csv.DictReader(io.StringIO(table.lstrip("# "))) if row.get("svname") == kind]
+
+
 def under_way(table: str) -> int:
     """Return how many requests of all backends are under way, from the answer to ``show stat``."""
-    rows = csv.DictReader(io.StringIO(table.lstrip("# ")))
-    return sum(int(row["scur"] or 0) + int(row["qcur"] or 0) for row in rows if row.get("svname") == "BACKEND")
+    return sum(int(row["scur"] or 0) + int(row["qcur"] or 0) for row in _rows(table, "BACKEND"))
+
+
+def connected(table: str) -> int:
+    """Return how many connections clients have, from the answer to ``show stat``."""
+    return sum(int(row["scur"] or 0) for row in _rows(table, "FRONTEND"))
 
 
 def finish(admin_socket: Path, stop_accepting: Callable[[], object], seconds: float) -> None:
     """Let the gateway accept nothing new, and return when no request is under way or the time is over.
 
-    A gateway that stops answers no new connection on its socket, only one that is there already. Connections that
-    clients keep without a request may be cut: waiting for them would keep others away from whatever comes next.
+    A gateway that stops answers no new connection on its socket, only one that is there already. It closes a connection
+    that a client keeps with the next answer; one without a request may be cut after KEPT_SECONDS, as waiting for it
+    would keep others away from whatever comes next.
     """
     deadline = time.monotonic() + seconds
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -213,9 +225,11 @@ def finish(admin_socket: Path, stop_accepting: Callable[[], object], seconds: fl
         connection.sendall(b"prompt\n")
         _until_prompt(connection)
         stop_accepting()
+        kept_until = time.monotonic() + KEPT_SECONDS
         while time.monotonic() < deadline:
             connection.sendall(b"show stat\n")
-            if under_way(_until_prompt(connection)) == 0:
+            table = _until_prompt(connection)
+            if under_way(table) == 0 and (connected(table) == 0 or time.monotonic() >= kept_until):
                 return
             time.sleep(0.02)
 
