@@ -42,6 +42,7 @@ from plugins.module_utils.http_client import UnreachableError, request
 from plugins.module_utils.instance_end import describe_end, parse_ends
 from plugins.modules import release_prepare
 from plugins.modules.instance_ready import own_words
+from plugins.modules.release_facts import read_gateway
 
 TOP = [
     {"class_id": 3, "class_name": "Bengal", "probability": 0.6},
@@ -337,6 +338,12 @@ class TestGateway:
     def test_a_map_without_the_entry_is_an_error(self, admin_socket: Path) -> None:
         with pytest.raises(GatewayError, match="no entry"):
             live_colour(admin_socket, "/conf/other.map")
+
+    @pytest.mark.parametrize(("answer", "word"), [("0x55d live green\n\n", "green"), ("\n", "none")])
+    def test_a_map_that_was_cleared_sends_requests_to_nobody(self, tmp_path: Path, answer: str, word: str) -> None:
+        (tmp_path / "gateway" / "run").mkdir(parents=True)
+        with answering(tmp_path / "gateway" / "run" / "admin.sock", {"show map /live.map": answer}):
+            assert read_gateway("cats", tmp_path, "/live.map").serving == word
 
     def test_servers_that_are_not_up_are_named_with_their_state(self, admin_socket: Path) -> None:
         down = servers_down(admin_socket, "bk_blue", {"0", "1", "2"})
