@@ -22,7 +22,7 @@ from ansible.module_utils.gateway_state import Container, parse_config_hashes, r
 from ansible.module_utils.haproxy_runtime import GatewayError, finish, is_listening, worker
 from ansible.module_utils.http_client import UnreachableError, request
 from ansible.module_utils.patience import hold, holds, release
-from ansible.module_utils.published import GATEWAY, Look, ask
+from ansible.module_utils.published import GATEWAY, Address, Look, ask
 from ansible.module_utils.releases import put_aside, write_atomically
 
 COMPOSE_FILE = "docker-compose.yml"
@@ -83,6 +83,11 @@ def make_folders(state_dir: Path, folders: dict[str, int]) -> None:
     if not (state_dir / MAP).is_file():
         # From here on the switch writes it.
         write_atomically(state_dir / MAP, "live none\n")
+
+
+def in_the_way(item: Container, addresses: Iterable[Address]) -> bool:
+    """Return whether nobody else can have one of these addresses while a gateway runs."""
+    return any(its.overlaps(other) for other in addresses for its in item.addresses)
 
 
 class Replacement:
@@ -208,10 +213,9 @@ class Replacement:
             (self._state / FORMER_SOCKET).unlink(missing_ok=True)
             os.link(self._state / SOCKET, self._state / FORMER_SOCKET)
         for item in self._others(running=True):
-            if any(mine.overlaps(its) for mine in chosen.addresses for its in item.addresses):
+            if in_the_way(item, chosen.addresses):
                 write_atomically(self._state / AWAY, f"{item.id}\n")
                 self._stopped_at = time.monotonic()
-                hold([(address.ip, address.port) for address in item.addresses], self._makes_way, WAIT_SECONDS)
                 self._stop(item)
 
     def start(self) -> None:
@@ -308,8 +312,7 @@ class Replacement:
         for item in found:
             if item.service != GATEWAY or item.id in known:
                 continue
-            if item.running and any(mine.overlaps(its) for mine in item.addresses for its in back):
-                hold([(address.ip, address.port) for address in item.addresses], self._makes_way, WAIT_SECONDS)
+            if item.running and in_the_way(item, back):
                 self._stop(item)
             run_docker(["rm", "--force", "--volumes", item.id])
 
@@ -368,7 +371,8 @@ class Replacement:
         return [item for item in self._before if item.id != chosen.id and (item.running or not running)]
 
     def _stop(self, item: Container) -> None:
-        """Stop a gateway as soon as the requests that it has are answered."""
+        """Stop a gateway as soon as the requests that it has are answered; new connections wait for the next one."""
+        hold([(address.ip, address.port) for address in item.addresses], self._makes_way, WAIT_SECONDS)
         finish(self._state / SOCKET, lambda: run_docker(["kill", "--signal", "USR1", item.id]), MAKE_WAY_SECONDS)
         run_docker(["stop", "-t", "0", item.id])
 
