@@ -5,11 +5,13 @@ The short tests of the suite come first; the matrix of every part and every run 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
+import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,13 +46,53 @@ def damage(host: Host, names: Iterable[str]) -> None:
         DAMAGES[name](host)
 
 
+def begin_anew(host: Host) -> None:
+    """Leave release B live, and A kept, and nothing else."""
+    host.remove()
+    for version in "AB":
+        host.variables["model_bundle_version"] = version
+        host.deploy()
+
+
 @pytest.fixture(scope="module")
 def serving(host: Host) -> Host:
     """The host with release B live, and A kept."""
-    host.deploy()
-    host.variables["model_bundle_version"] = "B"
-    host.deploy()
+    begin_anew(host)
     return host
+
+
+def versions_served(host: Host) -> set[str]:
+    """Return the versions that served and are kept, as far as the records that can be read tell."""
+    versions = set()
+    for path in (host.state_dir / "records").glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = json.loads(path.read_text())
+            if record["result"] == "ok" and (host.state_dir / "releases" / record["release_id"]).is_dir():
+                versions.add(record["bundle"]["version"])
+    return versions
+
+
+@pytest.fixture
+def whole(serving: Host) -> Host:
+    """The host with one release live and one to go back to, whatever the tests before did to it."""
+    version = served(serving)
+    serving.variables["model_bundle_version"] = version
+    if not version:
+        begin_anew(serving)
+    elif versions_served(serving) != {"A", "B"}:
+        serving.deploy(model_bundle_version="A" if version == "B" else "B")
+        serving.deploy()
+    return serving
+
+
+@contextlib.contextmanager
+def begun_anew_after_a_failure(host: Host) -> Iterator[None]:
+    """Leave nothing of a test that failed, so that the one after it says something of its own."""
+    try:
+        yield
+    except BaseException:
+        begin_anew(host)
+        raise
 
 
 def test_a_lost_network_a_lost_map_and_an_unreadable_record_are_mended_by_one_deploy(serving: Host) -> None:
@@ -108,45 +150,45 @@ CELLS = [
 
 @pytest.mark.trial
 @pytest.mark.parametrize(("names", "run"), CELLS, ids=[f"{' and '.join(names)}-{run}" for names, run in CELLS])
-def test_after_any_damage_one_run_serves(serving: Host, names: tuple[str, ...], run: str) -> None:
+def test_after_any_damage_one_run_serves(whole: Host, names: tuple[str, ...], run: str) -> None:
     said = Path(ROOT, ".reports", "life", f"{run}: {' and '.join(names)}.txt")
     said.parent.mkdir(parents=True, exist_ok=True)
     said.unlink(missing_ok=True)
 
     def play(playbook: str) -> Run:
         """Run a playbook, and keep what it said."""
-        done = serving.play(playbook)
+        done = whole.play(playbook)
         with said.open("a") as file:
             file.write(f"=== {playbook}: {done.code}\n{done.output}\n")
         return done
 
-    if not served(serving):
-        serving.deploy()
-    version = served(serving)
-    other = "A" if version == "B" else "B"
-    serving.variables["model_bundle_version"] = other if run == "other" else version
-    damage(serving, names)
-    before = served(serving)
-    status = play("status")
-    assert status.code == 0, status.output[-4000:]
-    with Watch(serving.port) as watch:
-        done = play("rollback" if run == "rollback" else "deploy")
-    print(f"{' and '.join(names)}, {run}: {before or 'nothing'} answered before, {watch.failed()} failed in the run")
-    if run == "rollback" and done.code != 0:
-        # What the records do not tell cannot be gone back to; then nothing is touched, and a deploy mends.
-        assert "no release to go back to" in " ".join(done.output.split()), done.output[-4000:]
-        assert served(serving) == before
-        done = play("deploy")
-        wanted = version
-    else:
-        wanted = version if run == "same" else other
-    assert done.code == 0, done.output[-6000:]
-    assert served(serving) == wanted
-    assert not watch.failed()
-    assert not before or watch.answers[0]
-    if run == "same":
-        assert "The next deploy mends" not in play("status").output
-        assert len(names) > 1 or play("deploy").changed == 0
+    with begun_anew_after_a_failure(whole):
+        version = served(whole)
+        other = "A" if version == "B" else "B"
+        whole.variables["model_bundle_version"] = other if run == "other" else version
+        damage(whole, names)
+        before = served(whole)
+        status = play("status")
+        assert status.code == 0, status.output[-4000:]
+        with Watch(whole.port) as watch:
+            done = play("rollback" if run == "rollback" else "deploy")
+        with said.open("a") as file:
+            file.write(f"=== {before or 'nothing'} answered before, {watch.failed()} of {len(watch.answers)} failed\n")
+        if run == "rollback" and done.code != 0:
+            # What the records do not tell cannot be gone back to; then nothing is touched, and a deploy mends.
+            assert "no release to go back to" in " ".join(done.output.split()), done.output[-4000:]
+            assert served(whole) == before
+            done = play("deploy")
+            wanted = version
+        else:
+            wanted = version if run == "same" else other
+        assert done.code == 0, done.output[-6000:]
+        assert served(whole) == wanted
+        assert not watch.failed()
+        assert not before or watch.answers[0]
+        if run == "same":
+            assert "The next deploy mends" not in play("status").output
+            assert len(names) > 1 or play("deploy").changed == 0
 
 
 @pytest.mark.trial
