@@ -168,8 +168,9 @@ def test_after_any_damage_one_run_serves(whole: Host, names: tuple[str, ...], ru
         whole.variables["model_bundle_version"] = other if run == "other" else version
         damage(whole, names)
         before = served(whole)
-        status = play("status")
-        assert status.code == 0, status.output[-4000:]
+        if run == "same":
+            status = play("status")
+            assert status.code == 0, status.output[-4000:]
         with Watch(whole.port) as watch:
             done = play("rollback" if run == "rollback" else "deploy")
         with said.open("a") as file:
@@ -186,9 +187,11 @@ def test_after_any_damage_one_run_serves(whole: Host, names: tuple[str, ...], ru
         assert served(whole) == wanted
         assert not watch.failed()
         assert not before or watch.answers[0]
-        if run == "same":
+        # Nothing is left to do: by a deploy after each single damage, in the words of the status after a pair.
+        if run == "same" and len(names) == 1:
+            assert play("deploy").changed == 0
+        elif run == "same":
             assert "The next deploy mends" not in play("status").output
-            assert len(names) > 1 or play("deploy").changed == 0
 
 
 @pytest.mark.trial
