@@ -1,4 +1,4 @@
-"""Run the gateway's HAProxy where the engine's resolver is played, and let that one answer, fall silent and answer no.
+"""Run the gateway's HAProxy where its instance and the engine's resolver are played: the one is slow, the other fails.
 
 Needs a network namespace of its own. Prints a JSON object: the status of a request in each phase.
 """
@@ -16,12 +16,22 @@ INSTANCE = "127.0.0.2"
 ADDRESS, NO_SUCH_NAME = 0, 3
 # With three tries a lookup each, more than any short patience survives.
 QUERIES = 16
+# Longer than a server that has others beside it may take for a health check.
+SLOW = 2.2
+# Two such checks take a server out, and each colour has one.
+CHECKS = 4
 
 
 class Instance(BaseHTTPRequestHandler):
-    """An instance that is always ready."""
+    """An instance that is always ready, and says so after a while."""
+
+    seconds = 0.0
+    slow_answers = 0
 
     def do_GET(self) -> None:  # The name is the base class's.
+        if self.seconds:
+            time.sleep(self.seconds)
+            Instance.slow_answers += 1
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -83,6 +93,10 @@ def main() -> None:
     found = {}
     wait(lambda: status() == 200)
     found["answering"] = status()
+    Instance.seconds = SLOW
+    wait(lambda: Instance.slow_answers >= CHECKS)
+    found["slow"] = status()
+    Instance.seconds = 0
     resolver.code, asked = None, resolver.asked
     wait(lambda: resolver.asked - asked > QUERIES)
     found["silent"] = status()
