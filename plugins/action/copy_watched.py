@@ -5,14 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ansible.plugins.loader import action_loader
-
-if TYPE_CHECKING:
-    from plugins.action.watched import ActionModule as Watched
-else:
-    Watched = action_loader.get("watched", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ActionModule as Watched
 
 # Arguments: files and folders that may not be there. What arrives lies in Ansible's temporary folder first.
 ARRIVED = 'sum=0; for size in $(du -sb -- "$@" 2>/dev/null | cut -f1); do sum=$((sum + size)); done; echo progress $sum'

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ansible.plugins.loader import action_loader
-
-if TYPE_CHECKING:
-    from plugins.action.watched import ActionModule as Watched
-else:
-    Watched = action_loader.get("watched", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ActionModule as Watched
 
 
 class ActionModule(Watched):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.loader import action_loader
 
-if TYPE_CHECKING:
-    from plugins.action.host_script import ActionModule as HostScript
-else:
-    HostScript = action_loader.get("host_script", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import ActionModule as HostScript
 
 # Arguments: names of Python. Ends well when one of them is there and new enough for Ansible's modules.
 FIND_PYTHON = """
@@ -21,6 +18,8 @@ done
 exit 4
 """
 NO_PYTHON = 4
+
+LOOK = f"{COLLECTION}.host_look"
 
 
 def interpreters(chosen: str) -> list[str]:
@@ -51,7 +50,7 @@ class ActionModule(HostScript):
         host = str((task_vars or {}).get("inventory_hostname", "the host"))
         try:
             try:
-                looked = self._execute_module(module_name="host_look", module_args=wanted, task_vars=task_vars)
+                looked = self._execute_module(module_name=LOOK, module_args=wanted, task_vars=task_vars)
             except AnsibleConnectionFailure:
                 raise
             except AnsibleError as error:

@@ -18,16 +18,12 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
 
-if TYPE_CHECKING:
-    from plugins.action.host_script import ActionModule as HostScript
-else:
-    HostScript = action_loader.get("host_script", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import ActionModule as HostScript
 
 display = Display()
 

@@ -15,18 +15,14 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.loader import action_loader
 
-if TYPE_CHECKING:
-    from plugins.action.host_script import ActionModule as HostScript
-    from plugins.action.host_script import Answer
-    from plugins.action.watched import Progress
-else:
-    HostScript = action_loader.get("host_script", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import ActionModule as HostScript
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import Answer
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import Progress
 
 # Arguments: images. Prints a line for each that is there.
 INSPECT = """

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
 
-if TYPE_CHECKING:
-    from plugins.action.watched import ActionModule as Watched
-else:
-    Watched = action_loader.get("watched", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ActionModule as Watched
 
 # Between two looks at a host.
 PAUSE_SECONDS = 1.0

@@ -5,19 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible import constants, context
 from ansible.cli.playbook import PlaybookCLI
 from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.playbook import Playbook
-from ansible.plugins.loader import action_loader
 from ansible.utils.display import Display
 
-if TYPE_CHECKING:
-    from plugins.action.request_base import ActionModule as RequestBase
-else:
-    RequestBase = action_loader.get("request_base", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import ROOT
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 
 # What Ansible gives a meaning of its own.
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
@@ -83,22 +80,21 @@ class ActionModule(RequestBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec({"confirm": {"type": "bool", "default": False}})
         task_vars = task_vars or {}
-        checkout = self.checkout(task_vars)
         sources = self._task.get_variable_manager()._inventory._sources or []
         hosts = task_vars["groups"].get("inference_hosts", [])
         reason = (
             no_hosts(task_vars["groups"], task_vars["ansible_play_hosts_all"], sources)
-            or mixed_inventories(sources, checkout, hosts)
+            or mixed_inventories(sources, ROOT, hosts)
             or self._tags_fault()
         )
         if not reason and options["confirm"] and not self._task.check_mode and not inventory_was_named(sys.argv):
             reason = self._confirmed(task_vars, sources)
         if reason:
             return {**result, "failed": True, "msg": f"{reason} Nothing was started."}
-        if not constants.CONFIG_FILE or Path(constants.CONFIG_FILE).resolve() != checkout / "ansible.cfg":
+        if not constants.CONFIG_FILE or Path(constants.CONFIG_FILE).resolve() != ROOT / "ansible.cfg":
             Display().warning(
-                f"{checkout}/ansible.cfg is not in force, so this run has none of its settings (its output, faster "
-                f"connections). Run it from {checkout}, or with ANSIBLE_CONFIG={checkout}/ansible.cfg."
+                f"{ROOT}/ansible.cfg is not in force, so this run has none of its settings (its output, faster "
+                f"connections). Run it from {ROOT}, or with ANSIBLE_CONFIG={ROOT}/ansible.cfg."
             )
         return {**result, "changed": False}
 

@@ -6,25 +6,17 @@ import getpass
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.plugins.loader import action_loader
 
-# What is no plugin itself is imported as the tests do.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
-from plugins.plugin_utils.model_source import model_bytes, model_faults
-
-if TYPE_CHECKING:
-    from plugins.action.request_base import ActionModule as RequestBase
-    from plugins.action.request_base import HostSettings
-else:
-    RequestBase = action_loader.get("request_base", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.model_source import model_bytes, model_faults
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import HostSettings
 
 DOCKER_SECONDS = 20
 REFERENCES = ("inference_image_reference", "inference_image_gateway_reference")
@@ -126,7 +118,7 @@ class ActionModule(RequestBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         self.validate_argument_spec({})
         task_vars = task_vars or {}
-        options = self.read_options(self.checkout(task_vars))
+        options = self.read_options()
         defaults = {name: spec.get("default", "") for owner in options.values() for name, spec in owner.items()}
         hosts = self.hosts_of_run(task_vars, "inference_hosts")
         found: dict[str, list[str]] = {}

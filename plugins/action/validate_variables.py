@@ -5,26 +5,18 @@ from __future__ import annotations
 import datetime
 import difflib
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible import context
 from ansible._internal._datatag._tags import Origin
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.plugins.loader import action_loader
 
-# What is no plugin itself is imported as the tests do.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
-from plugins.plugin_utils.option_rules import rule_fault, shown
-
-if TYPE_CHECKING:
-    from plugins.action.request_base import ActionModule as RequestBase
-    from plugins.action.request_base import HostSettings
-else:
-    RequestBase = action_loader.get("request_base", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import rule_fault, shown
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import HostSettings
 
 # How much a misspelt name resembles the right one, and how much one of its words does (difflib's ratio, from 0 to 1).
 NEAR = 0.85
@@ -170,7 +162,7 @@ class ActionModule(RequestBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         self.validate_argument_spec({})
         task_vars = task_vars or {}
-        options = self.read_options(self.checkout(task_vars))
+        options = self.read_options()
         hosts = self.hosts_of_run(task_vars, "inference_hosts", "load_balancers")
         found: dict[str, list[str]] = {}
         places: dict[str, str] = {}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ansible import constants, context
 from ansible.plugins.loader import callback_loader
 
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
+
 if TYPE_CHECKING:
 
     class CallbackBase:
@@ -27,7 +29,7 @@ type: aggregate
 short_description: What each host of a fleet serves after the run
 description:
   - A run ends with a look at every host, module C(release_answers), and at every load balancer, module
-    C(balancer_facts). This callback prints a line for each host from these answers. What was not asked, or could not
+    C(balancer_info). This callback prints a line for each host from these answers. What was not asked, or could not
     be, is said to be not known.
   - A run on one host prints nothing, and neither does a playbook that asks no host, nor one whose output is for a
     machine.
@@ -39,7 +41,7 @@ author: The maintainers
 COLUMNS = ("host", "serves", "release", "device", "address", "state")
 GROUPS = ("inference_hosts", "load_balancers")
 # Modules that read what serves.
-READERS = ("release_facts", "release_answers", "balancer_facts")
+READERS = tuple(f"{COLLECTION}.{name}" for name in ("release_info", "release_answers", "balancer_info"))
 LOST = "unreachable: "
 NOBODY = "only on the host itself"
 
@@ -51,7 +53,7 @@ class HostState:
     live: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     wanted: dict[str, Any] = field(default_factory=dict)
-    # What release_answers or balancer_facts said at last; nothing when the host was not asked.
+    # What release_answers or balancer_info said at last; nothing when the host was not asked.
     look: dict[str, Any] = field(default_factory=dict)
     # Why it could not be asked.
     blind: str = ""
@@ -60,7 +62,7 @@ class HostState:
     failed: bool = False
 
     def plans(self, result: dict[str, Any]) -> None:
-        """Take what an answer of release_facts says; one that could not read the host says nothing."""
+        """Take what an answer of release_info says; one that could not read the host says nothing."""
         if "live" in result:
             self.live = result["live"]["release"]
             self.plan, self.wanted = result.get("plan", self.plan), result.get("release", self.wanted)
@@ -194,11 +196,11 @@ class CallbackModule(CallbackBase):
         """Follow the steps that matter here."""
         action, state = result.task.action, self._state(result)
         self._reads = self._reads or action in READERS
-        if action == "release_facts":
+        if action == f"{COLLECTION}.release_info":
             state.plans(result.result)
         elif action in READERS:
             state.looks(result.result)
-        elif action == "release_record":
+        elif action == f"{COLLECTION}.release_record":
             state.recorded = True
         elif result.result.get("ansible_facts", {}).get("__run_removed"):
             state.removed = True

@@ -24,11 +24,12 @@ from ansible.executor import task_result
 from ansible.playbook.block import Block
 from ansible.playbook.task import Task
 from ansible.playbook.task_include import TaskInclude
-from ansible.plugins.loader import action_loader
 from ansible.release import __version__ as ansible_version
 
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import FOLDER, read_progress
+
 if TYPE_CHECKING:
-    Watched: Any
 
     class DefaultCallback:
         """What this callback uses of Ansible's default one, which ships no types."""
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
         def _handle_warnings(self, _result: dict[str, Any]) -> None: ...
 else:
     from ansible.plugins.callback.default import CallbackModule as DefaultCallback
-
-    Watched = action_loader.get("watched", class_only=True)
 
 DOCUMENTATION = r"""
 name: screen
@@ -90,7 +89,7 @@ WIDTH_ELSEWHERE = 110
 # A line of a message that says what it is, as in "Device:  cpu"; such lines stand side by side.
 LABELED = re.compile(r"[A-Z]\w*: +\S")
 # Actions that show what they do as they do it.
-SPEAKS_ITSELF = ("service_logs",)
+SPEAKS_ITSELF = (f"{COLLECTION}.service_logs",)
 NOTHING_SAID = ("", "All assertions passed")
 
 
@@ -313,7 +312,7 @@ class CallbackModule(DefaultCallback):
         # Those of task files of playbooks, not of roles.
         self._of_playbooks: set[str] = set()
         self._play_name = ""
-        # Where tasks say how far they are; nowhere when the action that they share is not among the plugins.
+        # Where tasks say how far they are.
         self._progress: Path | None = None
         live = sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self._foot = Foot(self._display) if live else None
@@ -323,11 +322,10 @@ class CallbackModule(DefaultCallback):
     @for_people
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Make the folder where tasks say how far they are, and start the clock."""
-        if Watched is not None:
-            # In Ansible's own folder of this run: nobody else reads it, and it goes when the run ends.
-            self._progress = Path(constants.DEFAULT_LOCAL_TMP) / "progress"
-            self._progress.mkdir(mode=0o700, exist_ok=True)
-            os.environ[Watched.folder_variable] = str(self._progress)
+        # In Ansible's own folder of this run: nobody else reads it, and it goes when the run ends.
+        self._progress = Path(constants.DEFAULT_LOCAL_TMP) / "progress"
+        self._progress.mkdir(mode=0o700, exist_ok=True)
+        os.environ[FOLDER] = str(self._progress)
         atexit.register(self._end)
         if self._foot:
             self._foot.begin()
@@ -633,7 +631,7 @@ class CallbackModule(DefaultCallback):
 
     def _steps(self) -> dict[str, dict[str, Any]]:
         """Return the progress of each host that tells it."""
-        return {step["host"]: step for step in Watched.read_progress(self._progress)} if self._progress else {}
+        return {step["host"]: step for step in read_progress(self._progress)} if self._progress else {}
 
     def _doing(self, track: Track, steps: dict[str, dict[str, Any]], now: float) -> str:
         step = steps.get(track.host)

@@ -9,7 +9,16 @@ import gc
 import os
 
 from ansible.plugins.callback import CallbackBase
-from ansible.plugins.loader import action_loader, connection_loader, filter_loader, shell_loader, test_loader
+from ansible.plugins.loader import (
+    action_loader,
+    connection_loader,
+    filter_loader,
+    lookup_loader,
+    shell_loader,
+    test_loader,
+)
+
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION, ROOT
 
 DOCUMENTATION = r"""
 name: warm_workers
@@ -39,6 +48,11 @@ class CallbackModule(CallbackBase):
             list(loader.all())
         for name in ACTIONS:
             action_loader.get(name, class_only=True)
+        # Of a collection, asking for one filter that is not there loads them all.
+        filter_loader.get(f"{COLLECTION}.none")
+        for kind, loader in (("action", action_loader), ("lookup", lookup_loader)):
+            for path in (ROOT / "plugins" / kind).glob("*.py"):
+                loader.get(f"{COLLECTION}.{path.stem}", class_only=True)
         connection_loader.get("local", class_only=True)
         shell_loader.get("sh", class_only=True)
         # A collection touches every object, and what a fork touches is copied; a task is over before it has garbage.

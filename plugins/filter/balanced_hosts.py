@@ -47,7 +47,7 @@ def socket_address(address: str, port: int) -> str:
 
 
 def balancer_trouble(look: Mapping[str, Any], hosts: Iterable[Mapping[str, Any]]) -> str:
-    """Return what is wrong with a load balancer, from the answer of module balancer_facts."""
+    """Return what is wrong with a load balancer, from the answer of module balancer_info."""
     places = {host["name"]: socket_address(host["address"], host["port"]) for host in hosts}
     down = [f"{name} ({places.get(name, 'unknown')}, {state})" for name, state in sorted(look["down"].items())]
     if down:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# What is no plugin itself is imported as the tests do.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
-from plugins.plugin_utils.checkpoint import SourceError, read_labels
-from plugins.plugin_utils.model_source import HUB
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.checkpoint import SourceError, read_labels
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.model_source import HUB
 
 # Options whose value is a file or folder of the controller, brought to a folder of the option's name.
 FILES = ("checkpoint", "pretrained", "labels", "golden", "check")

@@ -60,7 +60,7 @@ def findings_verdict(findings: Sequence[dict[str, Any]]) -> str:
 
 
 def judged_host(looked: dict[str, Any], waivers: Sequence[dict[str, str]], refusal: str = "") -> dict[str, Any]:
-    """Return facts, findings and verdict of a host from the answer of gpu_host_facts.
+    """Return facts, findings and verdict of a host from the answer of gpu_host_info.
 
     refusal says what keeps the host from having the service besides, or why it could not be examined; the report has it
     where there is one.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-# What is no plugin itself is imported as the tests do.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
-from plugins.module_utils.gpu_host.chosen import instances
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import instances
 
 
 class FilterModule:

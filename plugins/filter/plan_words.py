@@ -33,7 +33,7 @@ def undone(facts: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
 
 
 def plan_words(facts: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
-    """Return the plan of module release_facts as a sentence; overrides are the variables that were given with -e."""
+    """Return the plan of module release_info as a sentence; overrides are the variables that were given with -e."""
     plan, unsettled = facts["plan"], facts["unsettled"]
     if not plan["rollout"]:
         if unsettled not in ("", plan["reason"]):

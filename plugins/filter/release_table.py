@@ -26,7 +26,7 @@ def row(record: dict[str, Any], live: str, kept: Collection[str]) -> tuple[str, 
 
 
 def release_table(facts: dict[str, Any], host: str) -> list[str]:
-    """Turn the answer of module release_facts into a headline and a table, newest record first."""
+    """Turn the answer of module release_info into a headline and a table, newest record first."""
     live, colour = facts["live"]["release"].get("release_id", ""), facts["live"]["colour"]
     instances = [item for item in facts["instances"] if item["colour"] == colour]
     states = ", ".join(f"{item['name']} {item['state']} ({item['health']})" for item in instances)
@@ -51,7 +51,7 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
 def status_notes(facts: dict[str, Any], look: dict[str, Any], inventory: str) -> list[str]:
     """Return what a person should know besides: what answers, who holds the lock, and what a deploy would change.
 
-    facts are those of module release_facts, look is the answer of release_answers, inventory the name and version of
+    facts are those of module release_info, look is the answer of release_answers, inventory the name and version of
     the bundle that the inventory has.
     """
     bundle = facts["live"]["release"].get("bundle", {})

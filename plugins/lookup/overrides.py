@@ -21,7 +21,7 @@ author: The maintainers
 EXAMPLES = r"""
 - name: Remember what the next run will not have
   ansible.builtin.set_fact:
-    example_overrides: "{{ lookup('overrides', 'model_bundle_version') }}"
+    example_overrides: "{{ lookup('gpu_hosts.timm.overrides', 'model_bundle_version') }}"
 """
 
 RETURN = r"""

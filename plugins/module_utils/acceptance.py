@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.golden import GoldenSet, ask, compare
-from ansible.module_utils.http_client import UnreachableError, request
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.golden import GoldenSet, ask, compare
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
 
 # A sample over the budget is asked again: a slow model is slow each time, a busy host is not.
 ATTEMPTS = 3

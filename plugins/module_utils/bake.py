@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import hold
-from ansible.module_utils.haproxy_runtime import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils import hold
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     failures,
     is_up,
@@ -21,7 +21,14 @@ from ansible.module_utils.haproxy_runtime import (
     set_live_colour,
     statistics,
 )
-from ansible.module_utils.releases import COLOURS, HOLD, NOBODY, ReleaseError, read_json, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
+    COLOURS,
+    HOLD,
+    NOBODY,
+    ReleaseError,
+    read_json,
+    write_atomically,
+)
 
 NOTE = "switch.json"
 # So few failures may be the doing of one client that sends what nobody thought of.

@@ -17,13 +17,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.docker_host import DockerError, last_log_lines, run_docker
-from ansible.module_utils.gateway_state import Container, parse_config_hashes, read_containers
-from ansible.module_utils.haproxy_runtime import GatewayError, finish, is_listening, worker
-from ansible.module_utils.http_client import UnreachableError, request
-from ansible.module_utils.patience import hold, holds, release
-from ansible.module_utils.published import GATEWAY, Address, Look, ask
-from ansible.module_utils.releases import put_aside, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, last_log_lines, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
+    Container,
+    parse_config_hashes,
+    read_containers,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
+    GatewayError,
+    finish,
+    is_listening,
+    worker,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.patience import hold, holds, release
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import GATEWAY, Address, Look, ask
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import put_aside, write_atomically
 
 COMPOSE_FILE = "docker-compose.yml"
 KEEPER = "keeper"

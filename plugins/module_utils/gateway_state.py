@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.docker_host import DockerError, run_docker
-from ansible.module_utils.published import GATEWAY, LABEL_COMPOSE_ONE_OFF, LABEL_COMPOSE_SERVICE, Address, published
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
+    GATEWAY,
+    LABEL_COMPOSE_ONE_OFF,
+    LABEL_COMPOSE_SERVICE,
+    Address,
+    published,
+)
 
 # Where the gateway has its admin socket, and how long one that starts may be without it.
 SOCKET_FOLDER, SOCKET = "/run/haproxy", "admin.sock"

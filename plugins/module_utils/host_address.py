@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.docker_host import LABEL_NAME, DockerError, run_docker
-from ansible.module_utils.published import Address, published
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_NAME, DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Address, published
 
 LISTEN = "0A"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ansible.module_utils.docker_host import Instance, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance, run_docker
 
 ENDED = ("exited", "dead", "restarting")
 

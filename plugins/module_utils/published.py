@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible.module_utils.docker_host import LABEL_NAME, run_docker
-from ansible.module_utils.http_client import UnreachableError, request
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_NAME, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
 
 LABEL_COMPOSE_SERVICE = "com.docker.compose.service"
 LABEL_COMPOSE_ONE_OFF = "com.docker.compose.oneoff"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.docker_host import Instance
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance
 
 COLOURS = ("blue", "green")
 # The gateway holds requests back while the colour after this prefix is replaced.

@@ -6,7 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ansible.module_utils.docker_host import LABEL_COLOUR, LABEL_INSTANCE, LABEL_NAME, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    LABEL_COLOUR,
+    LABEL_INSTANCE,
+    LABEL_NAME,
+    run_docker,
+)
 
 COMPOSE_NETWORK = "com.docker.compose.network"
 COMPOSE_PROJECT = "com.docker.compose.project"

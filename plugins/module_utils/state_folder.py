@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.releases import put_aside, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import put_aside, write_atomically
 
 # Says whose folder this is. Without it nothing is removed: the folder may be anybody's.
 MARKER = ".inference-service"

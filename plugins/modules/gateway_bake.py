@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from ansible.module_utils.bake import bake
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle
-from ansible.module_utils.progress import Report
-from ansible.module_utils.releases import ReleaseError
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import bake
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import GatewayError, wait_until_idle
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.progress import Report
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import ReleaseError
 
 DOCUMENTATION = r"""
 module: gateway_bake

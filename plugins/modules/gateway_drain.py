@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_runtime import (
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     is_drained,
     live_colour,
@@ -15,7 +16,7 @@ from ansible.module_utils.haproxy_runtime import (
     wait_until_idle,
     wait_until_serving,
 )
-from ansible.module_utils.releases import COLOURS
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import COLOURS
 
 DOCUMENTATION = r"""
 module: gateway_drain

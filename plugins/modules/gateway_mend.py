@@ -5,17 +5,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible.module_utils.bake import mend
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_runtime import GatewayError
-from ansible.module_utils.releases import WORDS
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import mend
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import GatewayError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import WORDS
 
 DOCUMENTATION = r"""
 module: gateway_mend
 short_description: Mend the gateway's map
 description:
   - The map file is what the gateway reads when it starts, its memory is what requests follow. Where one of them was
-    lost, garbled or differs, both get the word that M(release_facts) found to be true. Nothing else changes.
+    lost, garbled or differs, both get the word that M(release_info) found to be true. Nothing else changes.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
   map_path: {description: Path of the map as the gateway sees it, type: str, required: true}

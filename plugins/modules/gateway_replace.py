@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError, run_docker
-from ansible.module_utils.gateway_replace import ReplaceError, Replacement, alone, make_folders
-from ansible.module_utils.gateway_state import WANTED_OPTIONS, Container, compare_gateway, read_containers
-from ansible.module_utils.guardian import Guardian
-from ansible.module_utils.haproxy_runtime import GatewayError
-from ansible.module_utils.host_address import refusal
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_replace import (
+    ReplaceError,
+    Replacement,
+    alone,
+    make_folders,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
+    WANTED_OPTIONS,
+    Container,
+    compare_gateway,
+    read_containers,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.guardian import Guardian
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import GatewayError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import refusal
 
 DOCUMENTATION = r"""
 module: gateway_replace

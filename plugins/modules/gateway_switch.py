@@ -6,10 +6,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ansible.module_utils.bake import switch
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.haproxy_runtime import GatewayError, wait_until_idle, wait_until_up
-from ansible.module_utils.releases import COLOURS
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import switch
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
+    GatewayError,
+    wait_until_idle,
+    wait_until_up,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import COLOURS
 
 DOCUMENTATION = r"""
 module: gateway_switch

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.gpu_host.access import try_access
-from ansible.module_utils.gpu_host.commands import run
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.access import try_access
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import run
 
 DOCUMENTATION = r"""
 module: gpu_access

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.gpu_host.commands import run
-from ansible.module_utils.gpu_host.driver_plan import Plan, draft, settle
-from ansible.module_utils.gpu_host.offers import machine, offers
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import run
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.driver_plan import Plan, draft, settle
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.offers import machine, offers
 
 DOCUMENTATION = r"""
 ---
@@ -21,7 +22,7 @@ description:
   - Says why not where no packages would help, such as for a GPU that no driver of today knows.
 options:
   devices:
-    description: GPUs on the PCI bus, as the facts of M(gpu_host_facts) list them.
+    description: GPUs on the PCI bus, as the facts of M(gpu_host_info) list them.
     type: list
     elements: dict
     required: true

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError, run_docker
-from ansible.module_utils.host_address import refusal
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import refusal
 
 # What Compose and the keeper use, whatever the environment says.
 ENGINE_SOCKET = Path("/var/run/docker.sock")

@@ -7,12 +7,18 @@ import json
 import time
 from pathlib import Path
 
-from ansible.module_utils import hold
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError, Instance, inspect_instance, last_log_lines
-from ansible.module_utils.http_client import UnreachableError, request
-from ansible.module_utils.instance_end import end_of
-from ansible.module_utils.progress import Report
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils import hold
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    DockerError,
+    Instance,
+    inspect_instance,
+    last_log_lines,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.instance_end import end_of
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.progress import Report
 
 DOCUMENTATION = r"""
 module: instance_ready

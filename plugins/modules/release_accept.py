@@ -7,11 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.acceptance import check_device, check_samples
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError, inspect_instance, last_log_lines
-from ansible.module_utils.golden import GoldenError, load
-from ansible.module_utils.instance_end import end_of
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.acceptance import check_device, check_samples
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    DockerError,
+    inspect_instance,
+    last_log_lines,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.golden import GoldenError, load
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.instance_end import end_of
 
 DOCUMENTATION = r"""
 module: release_accept

@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError
-from ansible.module_utils.published import look
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import look
 
 DOCUMENTATION = r"""
 module: release_answers

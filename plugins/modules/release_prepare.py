@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import is_kept, write_atomically
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import is_kept, write_atomically
 
 DOCUMENTATION = r"""
 module: release_prepare

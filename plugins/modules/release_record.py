@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError, run_docker
-from ansible.module_utils.releases import (
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     ReleaseError,
     is_kept,
     kept_releases,

@@ -4,7 +4,14 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import LABEL_NAME, LABEL_RELEASE, DockerError, last_log_lines, run_docker
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    LABEL_NAME,
+    LABEL_RELEASE,
+    DockerError,
+    last_log_lines,
+    run_docker,
+)
 
 DOCUMENTATION = r"""
 module: service_logs

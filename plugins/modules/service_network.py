@@ -4,8 +4,15 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError
-from ansible.module_utils.service_network import NetworkError, find_faults, inspect_network, members, mend
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network import (
+    NetworkError,
+    find_faults,
+    inspect_network,
+    members,
+    mend,
+)
 
 DOCUMENTATION = r"""
 module: service_network

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.signing_key import KeyUnreadableError, primary_fingerprints
 from ansible.module_utils.urls import fetch_url
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.signing_key import KeyUnreadableError, primary_fingerprints
 
 DOCUMENTATION = r"""
 ---

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.state_folder import (
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import (
     NotOursError,
     find_closed,
     find_parts,

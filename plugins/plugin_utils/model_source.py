@@ -10,9 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from app.options import normalization_fault, size_fault
-from app.pictures import pictures
-from plugins.plugin_utils.checkpoint import SourceError, check_named, check_together, read_labels, read_shapes
+from ansible_collections.gpu_hosts.timm.app.options import normalization_fault, size_fault
+from ansible_collections.gpu_hosts.timm.app.pictures import pictures
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.checkpoint import (
+    SourceError,
+    check_named,
+    check_together,
+    read_labels,
+    read_shapes,
+)
 
 NEEDED = ("checkpoint", "architecture")
 # What pretrained is when timm's own weights come from a model hub; else it is a file of them.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plugins.module_utils.gpu_host.chosen import is_choice
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import is_choice
 
 SYSTEM_FOLDERS = re.compile(
     r"/*((bin|boot|dev|etc|home|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log)/*)?"

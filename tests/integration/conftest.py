@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.collection import find_collection
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.playbooks import ROOT, Host
+
+find_collection()
 
 # Two checkouts on one machine share its engine, so each tests a service of its own.
 NAME = f"inference-test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"

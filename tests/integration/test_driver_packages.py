@@ -26,7 +26,7 @@ from tests.integration.support.playbooks import ROOT, Run
 pytestmark = pytest.mark.trial
 
 PYTHON = "ansible_python_interpreter=/usr/bin/python3"
-PLAYBOOK = [{"hosts": "all", "gather_facts": False, "roles": ["nvidia_driver"]}]
+PLAYBOOK = [{"hosts": "all", "gather_facts": False, "roles": ["gpu_hosts.timm.nvidia_driver"]}]
 LOAD = """
 namespace = {"__name__": "probe"}
 exec(PROBE, namespace)

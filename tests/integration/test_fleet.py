@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.haproxy_runtime import statistics
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import statistics
 from tests.integration.conftest import ARCHITECTURE, MODEL, NAME
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.load import LoadClient

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.patience import holds
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.patience import holds
 from tests.integration.support.bundles import SCRIPTS
 from tests.integration.support.load import Answers, LoadClient, get
 from tests.integration.support.playbooks import ROOT, Host, docker, free_port

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.haproxy_runtime import failures
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import failures
 from tests.integration.conftest import NAME
 from tests.integration.support.edge import Edge
 from tests.integration.support.playbooks import docker

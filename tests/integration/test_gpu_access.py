@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.gpu_host.access import assess_access, command
-from plugins.module_utils.gpu_host.commands import run
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.access import assess_access, command
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import run
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.playbooks import ROOT
 
@@ -23,7 +23,7 @@ def access(image: str, driver: str, devices: list[str]) -> dict[str, Any]:
     ansible = str(Path(sys.executable).with_name("ansible"))
     here = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
     done = subprocess.run(
-        [ansible, "localhost", *here, "-m", "gpu_access", "-a", arguments],
+        [ansible, "localhost", *here, "-m", "gpu_hosts.timm.gpu_access", "-a", arguments],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         capture_output=True,

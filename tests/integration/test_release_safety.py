@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.deploy_lock import read_lock
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.deploy_lock import read_lock
 from tests.integration.support.bundles import Workshop
 from tests.integration.support.interruption import WatchedRun
 from tests.integration.support.load import LoadClient, get, multipart

@@ -124,7 +124,7 @@ def test_the_inventory_is_a_copy_of_the_example(story: Story, newcomer: Newcomer
         "model_bundle_create": {
             "checkpoint": str(newcomer.checkout / "training/best.pth"),
             "architecture": "tf_efficientnet_lite0",
-            "labels": "{{ playbook_dir }}/../app/data/labels/imagenet_1k.txt",
+            "labels": "{{ lookup('gpu_hosts.timm.root_dir') }}/app/data/labels/imagenet_1k.txt",
         },
     }
     newcomer.write(group, yaml.safe_dump(settings))

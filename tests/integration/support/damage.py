@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from plugins.module_utils.haproxy_runtime import command
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import command
 from tests.integration.support.playbooks import Host, as_root, docker
 
 MAP_PATH = "/etc/haproxy/conf/live.map"

@@ -37,7 +37,7 @@ class WatchedRun:
         environment = {
             **os.environ,
             "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_CALLBACK_PLUGINS": f"{CALLBACKS}:{ROOT / 'plugins' / 'callback'}",
+            "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "ANSIBLE_CALLBACKS_ENABLED": "task_log",
             "INFERENCE_TEST_TASK_LOG": str(self._log),
             "INFERENCE_TEST_STOP_AFTER": str(stop_after),

@@ -11,9 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-import ansible.module_utils
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.collection import find_collection
 
 
 def die() -> None:
@@ -23,12 +21,11 @@ def die() -> None:
 
 def main() -> None:
     """Replace the gateway."""
-    ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
+    find_collection()
     # Only now can they be found.
-    from ansible.module_utils.gateway_replace import Replacement, alone
-    from ansible.module_utils.gateway_state import compare_gateway, read_containers
-
-    from plugins.modules.gateway_replace import carry_out
+    from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_replace import Replacement, alone
+    from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import compare_gateway, read_containers
+    from ansible_collections.gpu_hosts.timm.plugins.modules.gateway_replace import carry_out
 
     wanted, last = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2]
     with alone(Path(wanted["state_dir"])):

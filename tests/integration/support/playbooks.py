@@ -101,7 +101,7 @@ class Host:
         variables = {"ansible_python_interpreter": sys.executable}
         words = [str(Path(sys.executable).with_name("ansible")), "--inventory=localhost,", "--one-line", "localhost"]
         words += [f"--extra-vars={json.dumps(variables)}", "--connection=local"]
-        words += [f"--module-name={name}", f"--args={json.dumps(arguments)}"]
+        words += [f"--module-name=gpu_hosts.timm.{name}", f"--args={json.dumps(arguments)}"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         return dict(json.loads(done.stdout.partition(" => ")[2]))
 

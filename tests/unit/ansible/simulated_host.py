@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.engine import assess_engine
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
-from plugins.module_utils.gpu_host.host import host_facts
-from plugins.module_utils.gpu_host.units import UNITS
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import Outcome
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import assess_engine
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.host import host_facts
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.units import UNITS
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 PROPERTIES = "--property=Id,LoadState,ActiveState,Result"

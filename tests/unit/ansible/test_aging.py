@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from plugins.module_utils.gpu_host.aging import AGING, FLAWS, Aging
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.aging import AGING, FLAWS, Aging
 
 ROOT = Path(__file__).resolve().parents[3]
 OLD = datetime.timedelta(days=180)

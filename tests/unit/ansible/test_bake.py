@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plugins.module_utils.bake import Counters, judge
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import Counters, judge
 
 FORMER = Counters(requests=1000, errors=0, milliseconds=50)
 

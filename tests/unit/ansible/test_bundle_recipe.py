@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.filter.bundle_recipe import class_folders, create_arguments
+from ansible_collections.gpu_hosts.timm.plugins.filter.bundle_recipe import class_folders, create_arguments
 
 
 def test_every_option_becomes_one_word_and_files_lie_in_the_workplace(tmp_path: Path) -> None:

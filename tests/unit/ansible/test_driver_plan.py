@@ -11,9 +11,20 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.driver_plan import Machine, Plan, draft, kernel_flavor, settle
-from plugins.module_utils.gpu_host.offers import kernel_images, offers, parse_os_release, parse_policy
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import Outcome
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.driver_plan import (
+    Machine,
+    Plan,
+    draft,
+    kernel_flavor,
+    settle,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.offers import (
+    kernel_images,
+    offers,
+    parse_os_release,
+    parse_policy,
+)
 from tests.unit.ansible.simulated_host import FIXTURES
 
 KERNELS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.unit.ansible.simulated_host import FIXTURES
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = ("test_gpu_host_facts.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
+FILES = ("test_gpu_host_info.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
 IDENTIFIER = re.compile(r"(?:GPU|ENG)\d{3}")
 SEVERITIES = ("error", "warning", "info")
 

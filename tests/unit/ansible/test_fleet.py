@@ -7,10 +7,20 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.callback.fleet_summary import HostState, fleet_table, for_people
-from plugins.filter.balanced_hosts import balanced_hosts, balancer_trouble, socket_address
-from plugins.filter.release_table import status_notes
-from plugins.filter.roll import batches, connection_words, failure_words, roll_batch, serving_lines
+from ansible_collections.gpu_hosts.timm.plugins.callback.fleet_summary import HostState, fleet_table, for_people
+from ansible_collections.gpu_hosts.timm.plugins.filter.balanced_hosts import (
+    balanced_hosts,
+    balancer_trouble,
+    socket_address,
+)
+from ansible_collections.gpu_hosts.timm.plugins.filter.release_table import status_notes
+from ansible_collections.gpu_hosts.timm.plugins.filter.roll import (
+    batches,
+    connection_words,
+    failure_words,
+    roll_batch,
+    serving_lines,
+)
 
 
 def release(identity: str, version: str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.published import Address
 
-from plugins.module_utils.gateway_state import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
     Container,
     compare_containers,
     compare_files,
@@ -20,6 +19,7 @@ from plugins.module_utils.gateway_state import (
     parse_config_hashes,
     parse_container,
 )
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Address
 
 WANTED = {"gateway": "aa", "keeper": "bb"}
 GATEWAY = Container(service="gateway", running=True, image_id="sha256:1", config_hash="aa", name="svc-gateway")

@@ -11,25 +11,39 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.gpu_host.access import assess_access, command, parse_probe, try_access
-from plugins.module_utils.gpu_host.cdi import parse_spec
-from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.driver import parse_devices, parse_dkms, parse_loaded_driver, parse_modinfo
-from plugins.module_utils.gpu_host.engine import parse_instances
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
-from plugins.module_utils.gpu_host.flavors import choose_flavor
-from plugins.module_utils.gpu_host.generations import generation, legacy, modules_needed
-from plugins.module_utils.gpu_host.kernel_log import parse_kernel_log
-from plugins.module_utils.gpu_host.nvidia_smi import parse_report
-from plugins.module_utils.gpu_host.packages import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.access import (
+    assess_access,
+    command,
+    parse_probe,
+    try_access,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.cdi import parse_spec
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import Outcome
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.driver import (
+    parse_devices,
+    parse_dkms,
+    parse_loaded_driver,
+    parse_modinfo,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import parse_instances
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.flavors import choose_flavor
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.generations import (
+    generation,
+    legacy,
+    modules_needed,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.kernel_log import parse_kernel_log
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import parse_report
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.packages import (
     parse_automatic_upgrades,
     parse_dpkg_status,
     parse_rpm_list,
     parse_vendor_sources,
 )
-from plugins.module_utils.gpu_host.toolkit import parse_runtime_mode
-from plugins.module_utils.gpu_host.units import UNITS, parse_units
-from plugins.module_utils.gpu_host.upkeep import known_flaws
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.toolkit import parse_runtime_mode
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.units import UNITS, parse_units
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.upkeep import known_flaws
 from tests.unit.ansible.simulated_host import CU124, NO_DRIVER, PROPERTIES, Host, fixture, shown
 
 CU130 = {

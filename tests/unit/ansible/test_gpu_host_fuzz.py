@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils import gpu_host
-from plugins.module_utils.gpu_host.access import assess_access
-from plugins.module_utils.gpu_host.chosen import all_answer, instances, views
-from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.engine import assess_engine
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
-from plugins.module_utils.gpu_host.flavors import choose_flavor
-from plugins.module_utils.gpu_host.host import host_facts
-from plugins.module_utils.gpu_host.nvidia_smi import UnreadableOutputError
-from plugins.module_utils.gpu_host.units import UNITS
+from ansible_collections.gpu_hosts.timm.plugins.module_utils import gpu_host
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.access import assess_access
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import all_answer, instances, views
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import Outcome
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import assess_engine
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.flavors import choose_flavor
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.host import host_facts
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import UnreadableOutputError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.units import UNITS
 from tests.unit.ansible.simulated_host import CU124, FIXTURES, PROPERTIES, Host, fixture, shown
 
 SEEDS = range(25)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-PACKAGE = "plugins.module_utils.gpu_host"
-CATALOGUE = ("test_gpu_host_facts.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
+from tests.collection import COLLECTIONS
+
+PACKAGE = "ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host"
+CATALOGUE = ("test_gpu_host_info.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
 IDENTIFIER = re.compile(r"(?:GPU|ENG)\d{3}")
 
 
@@ -39,7 +40,7 @@ class Detection:
 
 
 def detections() -> Iterator[Detection]:
-    for path in sorted((ROOT / PACKAGE.replace(".", "/")).glob("*.py")):
+    for path in sorted((COLLECTIONS / PACKAGE.replace(".", "/")).glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         # A key of a table, such as that of the remedies, decides nothing.
         keys = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys]
@@ -62,7 +63,7 @@ class Finder(MetaPathFinder):
 
 def spoilt(detection: Detection, folder: Path) -> Finder:
     """Copy the detection's module, with the id of a finding that nobody knows in this one place."""
-    source = ROOT / PACKAGE.replace(".", "/") / f"{detection.module}.py"
+    source = COLLECTIONS / PACKAGE.replace(".", "/") / f"{detection.module}.py"
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     line, place = lines[detection.line - 1], detection.column
     lines[detection.line - 1] = line[:place] + line[place:].replace(detection.identifier, "GPU999", 1)

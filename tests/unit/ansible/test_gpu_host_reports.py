@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.filter.findings import host_report
-from plugins.module_utils.gpu_host.access import assess_access
-from plugins.module_utils.gpu_host.chosen import choose, instances, is_choice, takes_two, views
-from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.engine import assess_engine
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
-from plugins.module_utils.gpu_host.flavors import choose_flavor
-from plugins.module_utils.gpu_host.nvidia_smi import parse_report, parse_slices
-from plugins.module_utils.gpu_host.units import UNITS
+from ansible_collections.gpu_hosts.timm.plugins.filter.findings import host_report
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.access import assess_access
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import (
+    choose,
+    instances,
+    is_choice,
+    takes_two,
+    views,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import Outcome
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import assess_engine
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.flavors import choose_flavor
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import parse_report, parse_slices
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.units import UNITS
 from tests.unit.ansible.simulated_host import CU124, NO_DRIVER, PROPERTIES, Host, fixture, shown
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from plugins.module_utils.guardian import Guardian
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.guardian import Guardian
 
 
 def process(path: Path, dismissed: bool) -> None:

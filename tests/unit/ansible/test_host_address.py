@@ -7,9 +7,14 @@ import socket
 from typing import Any
 
 import pytest
-from ansible.module_utils.published import EVERYWHERE, Address
 
-from plugins.module_utils.host_address import occupant, other_service, parse_listeners, refusal
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import (
+    occupant,
+    other_service,
+    parse_listeners,
+    refusal,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import EVERYWHERE, Address
 from tests.integration.support.playbooks import free_port
 
 HOST = "127.0.0.1"

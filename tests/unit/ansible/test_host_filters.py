@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.filter.apt_sources import apt_source_for_suite, apt_source_with_components
-from plugins.filter.engine_setup import merge_daemon_options
-from plugins.filter.findings import (
+from ansible_collections.gpu_hosts.timm.plugins.filter.apt_sources import (
+    apt_source_for_suite,
+    apt_source_with_components,
+)
+from ansible_collections.gpu_hosts.timm.plugins.filter.engine_setup import merge_daemon_options
+from ansible_collections.gpu_hosts.timm.plugins.filter.findings import (
     blocking_findings,
     findings_text,
     findings_verdict,

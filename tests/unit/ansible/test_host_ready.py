@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from plugins.action.host_ready import interpreters, no_python
-from plugins.module_utils.docker_host import run_docker
-from plugins.modules.host_look import lacking, other_engine
+from ansible_collections.gpu_hosts.timm.plugins.action.host_ready import interpreters, no_python
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import run_docker
+from ansible_collections.gpu_hosts.timm.plugins.modules.host_look import lacking, other_engine
 from tests.unit.ansible.playbook_run import REPOSITORY, run
 
 LOOPBACK = "127.0.0.1"

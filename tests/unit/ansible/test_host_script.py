@@ -20,7 +20,12 @@ from ansible.playbook.task import Task
 from ansible.plugins.loader import action_loader, connection_loader
 from ansible.template import Templar
 
-from plugins.action.host_script import Answer, command_line, next_step, read_answer
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import (
+    Answer,
+    command_line,
+    next_step,
+    read_answer,
+)
 
 MARKER, HALVES = "AAAABBBB", ("AAAA", "BBBB")
 # Greets, says three things of which one is empty, complains twice, and ends with 3.
@@ -151,9 +156,10 @@ def run_action(name: str, transport: Callable[[str], tuple[int, bytes, bytes]], 
     context, loader = PlayContext(), DataLoader()
     connection = connection_loader.get("local", context)
     connection.exec_command = lambda command, **_: transport(command)
+    full_name = f"gpu_hosts.timm.{name}"
     action = action_loader.get(
-        name,
-        task=Task.load({"name": "Try it", name: arguments}),
+        full_name,
+        task=Task.load({"name": "Try it", full_name: arguments}),
         connection=connection,
         play_context=context,
         loader=loader,
@@ -179,7 +185,7 @@ def bundle(tmp_path: Path) -> Path:
 
 class TestActions:
     def test_a_bundle_is_read_over_a_terminal(self, bundle: Path) -> None:
-        result = run_action("bundle_facts", over_a_terminal, path=str(bundle))
+        result = run_action("bundle_info", over_a_terminal, path=str(bundle))
         assert not result.get("failed"), result["msg"]
         assert (result["exists"], result["version"], result["problems"]) == (True, "2", [])
 
@@ -187,7 +193,7 @@ class TestActions:
         def refused(_: str) -> tuple[int, bytes, bytes]:
             return 1, b"\r\nnosudo is not in the sudoers file.\r\n", GOOD_BYE.encode()
 
-        result = run_action("bundle_facts", refused, path="/nowhere")
+        result = run_action("bundle_info", refused, path="/nowhere")
         assert result["failed"]
         assert "nosudo is not in the sudoers file" in result["msg"]
 

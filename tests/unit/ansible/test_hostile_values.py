@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.action.validate_variables import ActionModule, value_fault
-from plugins.filter.balanced_hosts import balanced_hosts
-from plugins.filter.env_file import env_file_value
-from plugins.plugin_utils.option_rules import PROSE
+from ansible_collections.gpu_hosts.timm.plugins.action.validate_variables import ActionModule, value_fault
+from ansible_collections.gpu_hosts.timm.plugins.filter.balanced_hosts import balanced_hosts
+from ansible_collections.gpu_hosts.timm.plugins.filter.env_file import env_file_value
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import PROSE
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 OPTIONS = {name: spec for owner in ActionModule.read_options(REPOSITORY).values() for name, spec in owner.items()}

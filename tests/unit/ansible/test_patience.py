@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from plugins.module_utils.patience import named, rule
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.patience import named, rule
 
 NAME = "cats-gateway makes way"
 UNTIL = datetime.datetime(2026, 11, 1, 10, 0, 15, tzinfo=datetime.UTC)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plugins.filter.plan_words import plan_words
+from ansible_collections.gpu_hosts.timm.plugins.filter.plan_words import plan_words
 from tests.unit.ansible.playbook_run import run as play
 
 WHEN = "2026-11-01T10:00:00Z"
@@ -54,8 +54,8 @@ def test_records_of_before_have_no_such_word() -> None:
 def test_the_lookup_knows_what_was_given_with_e(tmp_path: Any) -> None:
     (tmp_path / "play.yml").write_text(
         "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - ansible.builtin.debug:\n"
-        "        msg: \"given: {{ lookup('overrides', 'model_bundle_name', 'model_bundle_version') }}\"\n"
-        "      vars: {model_bundle_name: of the inventory}\n"
+        "        msg: \"given: {{ lookup(name, 'model_bundle_name', 'model_bundle_version') }}\"\n"
+        "      vars: {name: gpu_hosts.timm.overrides, model_bundle_name: of the inventory}\n"
     )
     code, output = play("-ilocalhost,", str(tmp_path / "play.yml"), "-e", "model_bundle_version=2")
     assert code == 0

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from plugins.action.watched import ANSWER, FOLDER, Progress, read_progress
-from plugins.module_utils.progress import Report
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.progress import Report
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ANSWER, FOLDER, Progress, read_progress
+from tests.collection import COLLECTIONS
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 PLAYBOOK = """
 - hosts: localhost
   gather_facts: false
@@ -26,9 +26,9 @@ PLAYBOOK = """
 ACTION = """
 import time
 from pathlib import Path
-from ansible.plugins.loader import action_loader
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ActionModule as Watched
 
-class ActionModule(action_loader.get("watched", class_only=True)):
+class ActionModule(Watched):
     def run(self, tmp=None, task_vars=None):
         pool = Path(self._task.args["pool"])
         look = f"echo a banner; cat {pool}/size; echo looked >{pool}/looked"
@@ -56,13 +56,17 @@ def run(tmp_path: Path) -> Any:
     (tmp_path / "size").write_text("progress 1\nprogress 120 half-way\n")
     (tmp_path / "progress").mkdir()
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local"]
-    paths = f"{tmp_path}:{REPOSITORY / 'plugins' / 'action'}"
+    settings = {
+        "ANSIBLE_ACTION_PLUGINS": str(tmp_path),
+        "ANSIBLE_LIBRARY": str(tmp_path),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+    }
 
     def start(**environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*command, str(tmp_path / "playbook.yml")],
             cwd=tmp_path,
-            env={**os.environ, "ANSIBLE_ACTION_PLUGINS": paths, "ANSIBLE_LIBRARY": str(tmp_path), **environment},
+            env={**os.environ, **settings, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

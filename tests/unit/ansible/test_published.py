@@ -14,7 +14,14 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from plugins.module_utils.published import EVERYWHERE, Address, Look, ask, published, usable
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
+    EVERYWHERE,
+    Address,
+    Look,
+    ask,
+    published,
+    usable,
+)
 from tests.integration.support.playbooks import free_port
 
 HOST = "127.0.0.1"

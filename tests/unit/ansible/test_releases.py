@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.docker_host import Instance, parse_instance
-from plugins.module_utils.releases import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance, parse_instance
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     Gateway,
     ReleaseError,
     choose_strategy,
@@ -331,7 +331,7 @@ class TestRetention:
     def test_old_records_go_but_for_those_of_kept_releases(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("plugins.module_utils.releases.KEEP_RECORDS", 2)
+        monkeypatch.setattr("ansible_collections.gpu_hosts.timm.plugins.module_utils.releases.KEEP_RECORDS", 2)
         for release in (A, B, B, C):
             write_record(tmp_path, record(release))
         assert prune_records(tmp_path, [A, C]) == 1

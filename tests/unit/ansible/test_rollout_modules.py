@@ -19,16 +19,15 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleLookupError
 
-from plugins.action.bundle_facts import UnreadableError, read_bundle
-from plugins.action.host_script import Answer
-from plugins.filter.next_step import next_step
-from plugins.filter.release_table import release_table
-from plugins.lookup.tree_digest import tree_digest
-from plugins.module_utils.acceptance import check_device, check_samples
-from plugins.module_utils.bake import NOTE, bake, mend, pending, switch
-from plugins.module_utils.docker_host import Instance
-from plugins.module_utils.golden import GoldenError, Sample, compare, load
-from plugins.module_utils.haproxy_runtime import (
+from ansible_collections.gpu_hosts.timm.plugins.action.bundle_info import UnreadableError, read_bundle
+from ansible_collections.gpu_hosts.timm.plugins.filter.next_step import next_step
+from ansible_collections.gpu_hosts.timm.plugins.filter.release_table import release_table
+from ansible_collections.gpu_hosts.timm.plugins.lookup.tree_digest import tree_digest
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.acceptance import check_device, check_samples
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import NOTE, bake, mend, pending, switch
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.golden import GoldenError, Sample, compare, load
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     is_drained,
     live_colour,
@@ -38,11 +37,12 @@ from plugins.module_utils.haproxy_runtime import (
     wait_until_idle,
     wait_until_serving,
 )
-from plugins.module_utils.http_client import UnreachableError, request
-from plugins.module_utils.instance_end import describe_end, parse_ends
-from plugins.modules import release_prepare
-from plugins.modules.instance_ready import own_words
-from plugins.modules.release_facts import read_gateway
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.instance_end import describe_end, parse_ends
+from ansible_collections.gpu_hosts.timm.plugins.modules import release_prepare
+from ansible_collections.gpu_hosts.timm.plugins.modules.instance_ready import own_words
+from ansible_collections.gpu_hosts.timm.plugins.modules.release_info import read_gateway
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import Answer
 
 TOP = [
     {"class_id": 3, "class_name": "Bengal", "probability": 0.6},

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from plugins.action.release_lock import (
+from ansible_collections.gpu_hosts.timm.plugins.action.release_lock import (
     BUSY,
     HELD,
     LOCK_NAME,
@@ -32,9 +32,9 @@ from plugins.action.release_lock import (
     this_run,
     writing_shell,
 )
-from plugins.action.release_lock import take as take_and_wait
-from plugins.module_utils.deploy_lock import read_lock as lock_facts
-from plugins.module_utils.state_folder import MARKER, mark
+from ansible_collections.gpu_hosts.timm.plugins.action.release_lock import take as take_and_wait
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.deploy_lock import read_lock as lock_facts
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import MARKER, mark
 
 
 def owner(run: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.callback.screen import CONTENTS, amount, clock, failure_texts, phase_of
+from ansible_collections.gpu_hosts.timm.plugins.callback.screen import CONTENTS, amount, clock, failure_texts, phase_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ROLES = REPOSITORY / "roles"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from plugins.action.service_image import (
+from ansible_collections.gpu_hosts.timm.plugins.action.service_image import (
     LOOK_AT_BUILD,
     LOOK_AT_DD,
     LOOK_AT_SIZE,
     Image,
     read_images,
 )
-from plugins.action.watched import ANSWER
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ANSWER
 
 BUILD = """#0 building with "default" instance using docker driver
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.docker_host import DockerError
-from plugins.module_utils.service_network import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network import (
     NetworkError,
     alias_of,
     find_faults,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.signing_key import KeyUnreadableError, primary_fingerprints
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.signing_key import KeyUnreadableError, primary_fingerprints
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FILE = Path(__file__).parent / "fixtures/keys/vendor.asc"
@@ -60,7 +60,7 @@ def address() -> Iterator[str]:
 def run(target: Path, address: str, *fingerprints: str) -> tuple[int, dict[str, object]]:
     """The module as Ansible runs it."""
     arguments = {"url": address, "dest": str(target), "fingerprints": list(fingerprints)}
-    words = ["localhost", "-i", "localhost,", "-c", "local", "-m", "signing_key", "-a"]
+    words = ["localhost", "-i", "localhost,", "-c", "local", "-m", "gpu_hosts.timm.signing_key", "-a"]
     process = subprocess.run(
         [Path(sys.executable).with_name("ansible"), *words, json.dumps(arguments)],
         cwd=REPOSITORY,

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.state_folder import MARKER, NotOursError, find_parts, is_marked, mark, remove
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import (
+    MARKER,
+    NotOursError,
+    find_parts,
+    is_marked,
+    mark,
+    remove,
+)
 
 
 @pytest.fixture

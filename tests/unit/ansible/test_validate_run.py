@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ansible.release import __version__ as ansible_version
 
-from plugins.action.validate_run import mixed_inventories, no_hosts, unknown_tags
+from ansible_collections.gpu_hosts.timm.plugins.action.validate_run import mixed_inventories, no_hosts, unknown_tags
 from tests.unit.ansible.playbook_run import PLAYBOOK, REPOSITORY, run
 
 NOT_STARTED = "Nothing was started."

@@ -17,9 +17,19 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.action.validate_sources import balancer_faults, docker_fault, docker_step, image_faults
-from plugins.plugin_utils.checkpoint import SourceError, check_together, read_labels, read_shapes
-from plugins.plugin_utils.model_source import model_faults
+from ansible_collections.gpu_hosts.timm.plugins.action.validate_sources import (
+    balancer_faults,
+    docker_fault,
+    docker_step,
+    image_faults,
+)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.checkpoint import (
+    SourceError,
+    check_together,
+    read_labels,
+    read_shapes,
+)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.model_source import model_faults
 from tests.unit.ansible.playbook_run import REPOSITORY, run
 
 

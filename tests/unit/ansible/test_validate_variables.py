@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.action.validate_variables import ActionModule, meant, refusal, spelling_fault, value_fault
+from ansible_collections.gpu_hosts.timm.plugins.action.validate_variables import (
+    ActionModule,
+    meant,
+    refusal,
+    spelling_fault,
+    value_fault,
+)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ROLES: dict[str, dict[str, dict[str, Any]]] = {
@@ -30,6 +37,11 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Linked as the real one is.
+        link = root / "playbooks" / "collections" / "ansible_collections" / COLLECTION.replace(".", "/")
+        link.parent.mkdir(parents=True)
+        link.symlink_to(root)
+        (root / "plugins").symlink_to(REPOSITORY / "plugins")
         for role, options in ROLES.items():
             self.write(
                 f"roles/{role}/meta/argument_specs.yml",
@@ -50,8 +62,8 @@ class Project:
             "hosts": "all",
             "gather_facts": False,
             "vars": {"gateway_of_the_playbook": 1},
-            "roles": ["gateway"],
-            "pre_tasks": [before, {"validate_variables": None, "run_once": True}],
+            "roles": [f"{COLLECTION}.gateway"],
+            "pre_tasks": [before, {f"{COLLECTION}.validate_variables": None, "run_once": True}],
             "tasks": [{"ansible.builtin.debug": {"msg": "the run went on"}}],
         }
         self.write("playbooks/deploy.yml", yaml.safe_dump([play]))
@@ -62,7 +74,6 @@ class Project:
         target.write_text(text, encoding="utf-8")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        plugins = REPOSITORY / "plugins"
         return subprocess.run(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
@@ -75,9 +86,6 @@ class Project:
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.root),
-                "ANSIBLE_LIBRARY": str(plugins / "modules"),
-                "ANSIBLE_ACTION_PLUGINS": str(plugins / "action"),
-                "ANSIBLE_ROLES_PATH": str(self.root / "roles"),
                 "ANSIBLE_NOCOLOR": "1",
             },
             capture_output=True,

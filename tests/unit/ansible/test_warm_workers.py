@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+OURS = "ansible_collections.gpu_hosts.timm.plugins.filter.next_step"
 # A task's own process tells which of these it did not have to load itself.
 PLAYBOOK = """
 - hosts: localhost
   gather_facts: false
   tasks:
-    - loaded: {names: [ansible.plugins.filter.core, ansible.plugins.action.assert, ansible.executor.module_common]}
+    - loaded: {names: [OURS, ansible.plugins.action.assert, ansible.executor.module_common]}
       register: found
     - debug: {msg: "found {{ found.names | to_json }}"}
 """
@@ -32,13 +33,13 @@ class ActionModule(ActionBase):
 """
 
 
-@pytest.mark.parametrize(("callbacks", "loaded"), [("warm_workers", True), ("fleet_summary", False)])
-def test_a_task_finds_plugins_loaded_and_collects_no_garbage(tmp_path: Path, callbacks: str, loaded: bool) -> None:
+@pytest.mark.parametrize(("callback", "loaded"), [("warm_workers", True), ("fleet_summary", False)])
+def test_a_task_finds_plugins_loaded_and_collects_no_garbage(tmp_path: Path, callback: str, loaded: bool) -> None:
     (tmp_path / "loaded.py").write_text(ACTION)
-    (tmp_path / "playbook.yml").write_text(PLAYBOOK)
+    (tmp_path / "playbook.yml").write_text(PLAYBOOK.replace("OURS", OURS))
     environment = {
         **os.environ,
-        "ANSIBLE_CALLBACKS_ENABLED": callbacks,
+        "ANSIBLE_CALLBACKS_ENABLED": f"gpu_hosts.timm.{callback}",
         "ANSIBLE_ACTION_PLUGINS": str(tmp_path),
         "ANSIBLE_LIBRARY": str(tmp_path),
         "ANSIBLE_NOCOLOR": "1",
@@ -55,4 +56,5 @@ def test_a_task_finds_plugins_loaded_and_collects_no_garbage(tmp_path: Path, cal
     assert done.returncode == 0, done.stdout + done.stderr
     names = json.loads(done.stdout.partition("found ")[2].partition("]")[0] + "]")
     assert ("ansible.plugins.action.assert" in names) is loaded
+    assert (OURS in names) is loaded
     assert ("garbage collection" in names) is not loaded

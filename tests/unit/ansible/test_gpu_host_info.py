@@ -13,20 +13,28 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.gpu_host import commands
-from plugins.module_utils.gpu_host.cdi import parse_spec
-from plugins.module_utils.gpu_host.commands import Outcome
-from plugins.module_utils.gpu_host.driver import parse_loaded_driver
-from plugins.module_utils.gpu_host.engine import assess_engine, parse_images, parse_info
-from plugins.module_utils.gpu_host.findings import assess_driver, assess_toolkit, gpu_present
-from plugins.module_utils.gpu_host.host import host_facts
-from plugins.module_utils.gpu_host.nvidia_smi import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host import commands
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.cdi import parse_spec
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import Outcome
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.driver import parse_loaded_driver
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import (
+    assess_engine,
+    parse_images,
+    parse_info,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.findings import (
+    assess_driver,
+    assess_toolkit,
+    gpu_present,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.host import host_facts
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import (
     UnreadableOutputError,
     parse_compute_capabilities,
     parse_report,
 )
-from plugins.module_utils.gpu_host.toolkit import parse_toolkit_version
-from plugins.module_utils.gpu_host.versions import older, version_key
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.toolkit import parse_toolkit_version
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.versions import older, version_key
 from tests.unit.ansible.simulated_host import CU124, MISMATCH, NO_DRIVER, Host, fixture, shown
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -431,7 +439,18 @@ def test_the_module_answers_as_ansible_runs_it(tmp_path: Path, topics: list[str]
     arguments = {"topics": topics, "gpu": "required", "requirements": CU124, "root": str(host.root)}
     ansible = Path(sys.executable).with_name("ansible")
     process = subprocess.run(
-        [ansible, "localhost", "-i", "localhost,", "-c", "local", "-m", "gpu_host_facts", "-a", json.dumps(arguments)],
+        [
+            ansible,
+            "localhost",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-m",
+            "gpu_hosts.timm.gpu_host_info",
+            "-a",
+            json.dumps(arguments),
+        ],
         cwd=REPOSITORY,
         env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(tmp_path), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         capture_output=True,

@@ -11,6 +11,8 @@ from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.template import trust_as_template
 
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import ROOT
+
 if TYPE_CHECKING:
 
     class ActionBase:
@@ -67,12 +69,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     @staticmethod
-    def checkout(task_vars: dict[str, Any]) -> Path:
-        """Return the folder that holds the playbooks' folder."""
-        return Path(task_vars.get("playbook_dir", ".")).resolve().parent
-
-    @staticmethod
-    def read_options(checkout: Path) -> dict[str, Options]:
+    def read_options(checkout: Path = ROOT) -> dict[str, Options]:
         """Return the options of each role's main entry point, and those of the playbooks."""
         found: dict[str, Options] = {}
         for owner in (*sorted(checkout.glob("roles/*")), checkout / PLAYBOOKS):

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ansible.plugins.loader import action_loader
-
-if TYPE_CHECKING:
-    from plugins.action.host_script import ActionModule as HostScript
-    from plugins.action.host_script import Answer
-else:
-    HostScript = action_loader.get("host_script", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import ActionModule as HostScript
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import Answer
 
 MANIFEST = "bundle.json"
 # Arguments: folder, files below it. Prints a line each, either SIZE SHA256 or nothing for a file that is not there.

@@ -10,24 +10,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.acceptance import check_device, check_samples
-from ansible.module_utils.bake import pending
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.deploy_lock import read_lock
-from ansible.module_utils.docker_host import DockerError, Instance, list_instances, run_docker
-from ansible.module_utils.gateway_state import (
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.acceptance import check_device, check_samples
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import pending
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.deploy_lock import read_lock
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    DockerError,
+    Instance,
+    list_instances,
+    run_docker,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
     WANTED_OPTIONS,
     compare_gateway,
     compare_in_place,
     read_containers,
 )
-from ansible.module_utils.golden import GoldenError, load
-from ansible.module_utils.gpu_host.chosen import takes_two
-from ansible.module_utils.gpu_host.commands import run
-from ansible.module_utils.gpu_host.nvidia_smi import SMI_TIMEOUT, read_report
-from ansible.module_utils.haproxy_runtime import GatewayError, live_word, read_map_file
-from ansible.module_utils.host_address import refusal
-from ansible.module_utils.releases import (
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.golden import GoldenError, load
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import takes_two
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import run
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import SMI_TIMEOUT, read_report
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
+    GatewayError,
+    live_word,
+    read_map_file,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import refusal
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     COLOURS,
     NOBODY,
     WORDS,
@@ -45,11 +55,21 @@ from ansible.module_utils.releases import (
     release_id,
     serving_colour,
 )
-from ansible.module_utils.service_network import find_faults, inspect_network, is_beyond_mending, members
-from ansible.module_utils.state_folder import MARKER, find_closed, find_strange, is_marked
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network import (
+    find_faults,
+    inspect_network,
+    is_beyond_mending,
+    members,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import (
+    MARKER,
+    find_closed,
+    find_strange,
+    is_marked,
+)
 
 DOCUMENTATION = r"""
-module: release_facts
+module: release_info
 short_description: Read which release a host serves, and plan what a deploy has to do
 description:
   - Looks at the running containers, the gateway's memory and its map file, and the records. Changes nothing.
@@ -79,7 +99,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Read the state
-  release_facts:
+  release_info:
     name: cat-breeds-api
     state_dir: /var/lib/cat-breeds-api
     map_path: /etc/haproxy/conf/live.map

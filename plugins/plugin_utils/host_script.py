@@ -12,15 +12,11 @@ import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.loader import action_loader
 
-if TYPE_CHECKING:
-    from plugins.action.watched import ActionModule as Watched
-else:
-    Watched = action_loader.get("watched", class_only=True)
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ActionModule as Watched
 
 # Exit code of a script whose end nobody saw.
 CUT = -1

@@ -7,17 +7,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.gpu_host.chosen import all_answer, is_choice, views
-from ansible.module_utils.gpu_host.commands import run
-from ansible.module_utils.gpu_host.engine import assess_engine
-from ansible.module_utils.gpu_host.findings import assess_driver, assess_toolkit, gpu_present
-from ansible.module_utils.gpu_host.flavors import choose_flavor
-from ansible.module_utils.gpu_host.host import host_facts
-from ansible.module_utils.gpu_host.nvidia_smi import SMI_TIMEOUT
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import all_answer, is_choice, views
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.commands import run
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import assess_engine
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.findings import (
+    assess_driver,
+    assess_toolkit,
+    gpu_present,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.flavors import choose_flavor
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.host import host_facts
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import SMI_TIMEOUT
 
 DOCUMENTATION = r"""
 ---
-module: gpu_host_facts
+module: gpu_host_info
 short_description: Read and judge a host's NVIDIA driver, Docker engine and container toolkit
 description:
   - Reads the host once and changes nothing.
@@ -79,7 +84,7 @@ author:
 
 EXAMPLES = r"""
 - name: Read the host
-  gpu_host_facts:
+  gpu_host_info:
     gpu: required
     requirements:
       min_driver: "525.60.13"

@@ -1,7 +1,4 @@
-"""Action: what actions of long steps share: they say how far they are, and look at the host meanwhile.
-
-Not for playbooks. Another action takes this class as its base by ``action_loader.get("watched", class_only=True)``:
-that is how Ansible finds one plugin for another, wherever it looks for plugins.
+"""What actions of long steps share: they say how far they are, and look at the host meanwhile.
 
 Who shows the progress names a folder of this machine in the environment of the run. Without it nothing is written and
 no host is looked at; and nothing that an action does depends on what becomes of its progress.
@@ -111,9 +108,6 @@ def read_progress(folder: Path) -> list[dict[str, Any]]:
 
 class ActionModule(ActionBase):
     """The base class of actions whose steps take long."""
-
-    folder_variable = FOLDER
-    read_progress = staticmethod(read_progress)
 
     @contextlib.contextmanager
     def progress(

@@ -1,10 +1,10 @@
 #!/usr/bin/python
-"""Documentation of the action `bundle_facts`, which judges on the controller and needs only a shell on the host."""
+"""Documentation of the action `bundle_info`, which judges on the controller and needs only a shell on the host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: bundle_facts
+module: bundle_info
 short_description: Read a bundle's identity and check its files' checksums
 description:
   - Reads C(bundle.json) and compares each file that it lists, every byte of it. Changes nothing.
@@ -15,7 +15,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Look at a bundle
-  bundle_facts:
+  bundle_info:
     path: models/efficientnet-lite0-imagenet/1
 """
 

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.docker_host import DockerError
-from ansible.module_utils.haproxy_runtime import GatewayError, servers, wait_until_up
-from ansible.module_utils.published import look
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import GatewayError, servers, wait_until_up
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import look
 
 DOCUMENTATION = r"""
-module: balancer_facts
+module: balancer_info
 short_description: Ask a load balancer which hosts it sends requests to
 description:
   - Asks C(/health/ready) at the address that the load balancer's container publishes, and reads the health of each
@@ -36,7 +37,7 @@ author: [The maintainers]
 
 EXAMPLES = r"""
 - name: Wait until both hosts get requests
-  balancer_facts:
+  balancer_info:
     name: cat-breeds-api-balancer
     state_dir: /var/lib/cat-breeds-api/balancer
     wanted: [gpu-1, gpu-2]

@@ -1,0 +1,164 @@
+"""The checkout is a collection: built, installed elsewhere and used by its full name it works as it does here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
+from tests.collection import COLLECTIONS, REPOSITORY
+
+PLUGINS = f"ansible_collections.{COLLECTION}.plugins"
+PLAYBOOKS = sorted(path.stem for path in (REPOSITORY / "playbooks").glob("*.yml"))
+ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
+FILTERS = {
+    name: function
+    for path in sorted((REPOSITORY / "plugins/filter").glob("*.py"))
+    for name, function in import_module(f"{PLUGINS}.filter.{path.stem}").FilterModule().filters().items()
+}
+# What somebody writes who has his own playbooks.
+STRANGERS = f"""
+- hosts: inference_hosts
+  roles: [{COLLECTION}.nvidia_driver, {COLLECTION}.docker_engine]
+- ansible.builtin.import_playbook: {COLLECTION}.deploy
+"""
+
+
+def ansible(tool: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of Ansible in a folder, with no settings but these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(tool)), *arguments],
+        cwd=folder,
+        env={**inherited, "HOME": str(folder), "ANSIBLE_NOCOLOR": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection, built from the checkout and installed into a path of its own."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for arguments in (
+        ("build", str(REPOSITORY), "--output-path", str(folder)),
+        ("install", str(folder / f"{COLLECTION.replace('.', '-')}-{version()}.tar.gz"), "--no-deps", "-p", str(folder)),
+    ):
+        done = ansible("ansible-galaxy", "collection", *arguments, folder=folder)
+        assert done.returncode == 0, done.stdout
+    return folder
+
+
+def version() -> str:
+    return str(yaml.safe_load((REPOSITORY / "galaxy.yml").read_text())["version"])
+
+
+def inventory(folder: Path) -> str:
+    """Write an inventory of this machine under a name of its own; return where it is."""
+    host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    variables = {
+        "inference_service_name": f"stranger-{os.getpid()}",
+        "inference_service_state_dir": str(folder / "state"),
+        "inference_service_port": 8899,
+        "model_bundle_source": str(folder / "models"),
+    }
+    path = folder / "hosts.json"
+    path.write_text(json.dumps({"inference_hosts": {"hosts": {"here": host}, "vars": variables}}))
+    return str(path)
+
+
+def test_what_a_user_of_the_collection_needs_is_in_it_and_nothing_else(installed: Path) -> None:
+    root = installed / "ansible_collections" / COLLECTION.replace(".", "/")
+    there = {path.name for path in root.iterdir()}
+    assert {"app", "docker", "Dockerfile", ".dockerignore", "docker-compose.yml", "meta", "playbooks", "roles"} <= there
+    assert not there & {"tests", "molecule", "bench", ".git", ".venv", ".cache", "models", "ansible.cfg", "Makefile"}
+    assert not (root / "playbooks" / "collections").exists()
+
+
+def test_a_strangers_playbook_uses_roles_and_the_deploy_by_name(installed: Path) -> None:
+    (installed / "site.yml").write_text(STRANGERS)
+    arguments = ("-i", inventory(installed), "--check", "site.yml")
+    done = ansible("ansible-playbook", *arguments, folder=installed, ANSIBLE_COLLECTIONS_PATH=str(installed))
+    said = " ".join(done.stdout.split())
+    # Both roles look at this machine, whatever they find; the deploy misses a model that nobody has given it.
+    assert f"TASK [{COLLECTION}.nvidia_driver : " in said
+    assert f"TASK [{COLLECTION}.docker_engine : " in said
+    assert "This cannot be deployed, so nothing was started" in said
+    assert str(installed / "models") in said
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_every_playbook_is_found_by_name_and_from_any_folder(installed: Path, playbook: str) -> None:
+    hosts = inventory(installed)
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(installed)}
+    for name, environment in ((f"{COLLECTION}.{playbook}", path), (str(REPOSITORY / f"playbooks/{playbook}.yml"), {})):
+        done = ansible("ansible-playbook", "--syntax-check", "-i", hosts, name, folder=installed, **environment)
+        assert done.returncode == 0, done.stdout
+
+
+def documented(kind: str) -> list[str]:
+    """Return the full names of the plugins of a kind that a playbook may use."""
+    if kind == "role":
+        return [f"{COLLECTION}.{name}" for name in ROLES]
+    if kind == "filter":
+        modules = [
+            import_module(f"{PLUGINS}.filter.{path.stem}") for path in (REPOSITORY / "plugins/filter").glob("*.py")
+        ]
+        return [f"{COLLECTION}.{name}" for module in modules for name in module.FilterModule().filters()]
+    folder = {"module": "modules"}.get(kind, kind)
+    return [f"{COLLECTION}.{path.stem}" for path in (REPOSITORY / "plugins" / folder).glob("*.py")]
+
+
+@pytest.mark.parametrize("kind", ["module", "filter", "lookup", "callback", "role"])
+def test_ansible_doc_answers(tmp_path: Path, kind: str) -> None:
+    names = documented(kind)
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}
+    done = ansible("ansible-doc", "--type", kind, "--json", *names, folder=tmp_path, **path)
+    assert done.returncode == 0, done.stdout
+    answers: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    assert sorted(answers) == sorted(names)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_takes_what_its_documentation_says(name: str) -> None:
+    said = yaml.safe_load((REPOSITORY / f"plugins/filter/{name}.yml").read_text())["DOCUMENTATION"]
+    first, *others = inspect.signature(FILTERS[name]).parameters
+    assert said["name"] == name, first
+    assert said.get("positional", "") == ", ".join(others)
+    assert [*said["options"]] == ["_input", *others]
+
+
+def names_without_collection(text: str) -> list[str]:
+    """Return the roles, modules and filters that a file of YAML calls by a short name."""
+    modules = "|".join(path.stem for path in (REPOSITORY / "plugins/modules").glob("*.py"))
+    filters = "|".join(name.rpartition(".")[2] for name in documented("filter"))
+    calls = (
+        rf"(?m)^\s+(?:- )?({modules}):\s*$",
+        rf"\|\s*({filters})\b",
+        rf"(?:import|include)_role:\s*\n\s+name: ({'|'.join(ROLES)})\b",
+        r"\b(?:lookup|query)\('(\w+)'",
+    )
+    return [found for call in calls for found in re.findall(call, text)]
+
+
+def test_everything_of_ours_is_called_by_its_full_name() -> None:
+    files = [path for folder in ("roles", "playbooks") for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
+    called = {
+        str(path.relative_to(REPOSITORY)): names_without_collection(path.read_text(encoding="utf-8"))
+        for path in files
+        if path.suffix in (".yml", ".j2") and "collections" not in path.parts
+    }
+    assert {name: found for name, found in called.items() if found} == {}
