@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,14 @@ def answer(port: int) -> str:
 def served(host: Host) -> str:
     """Return the version that a host answers with, '' when it does not."""
     return answer(host.port)
+
+
+def served_soon(host: Host) -> str:
+    """Return what a host answers with that has just been started, '' when it does not within half a minute."""
+    deadline = time.monotonic() + 30
+    while not (version := served(host)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return version
 
 
 def damage(host: Host, names: Iterable[str]) -> None:
@@ -95,21 +104,6 @@ def begun_anew_after_a_failure(host: Host) -> Iterator[None]:
         raise
 
 
-def test_a_lost_network_a_lost_map_and_an_unreadable_record_are_mended_by_one_deploy(serving: Host) -> None:
-    damage(serving, ["a record emptied", "the network removed", "the map emptied", "the gateway restarted"])
-    assert served(serving) == ""
-    serving.deploy()
-    assert served(serving) == "B"
-
-
-def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_before(serving: Host) -> None:
-    damage(serving, ["the instance removed", "the gateway removed"])
-    for version in "BA":
-        run = serving.play("rollback")
-        assert run.code == 0, run.output[-4000:]
-        assert served(serving) == version
-
-
 class Watch:
     """Asks the service whether it is ready ten times a second, each time over a new connection."""
 
@@ -139,6 +133,35 @@ class Watch:
         """Return how many requests failed after the first that was answered, or all when none was."""
         first = next((index for index, word in enumerate(self.answers) if word), 0)
         return sum(not word for word in self.answers[first:])
+
+
+def test_a_lost_network_a_lost_map_and_an_unreadable_record_are_mended_by_one_deploy(serving: Host) -> None:
+    damage(serving, ["a record emptied", "the network removed", "the map emptied", "the gateway restarted"])
+    assert served(serving) == ""
+    serving.deploy()
+    assert served(serving) == "B"
+
+
+def test_a_map_file_that_would_stop_the_next_start_and_a_lost_state_folder_are_mended_while_it_serves(
+    serving: Host,
+) -> None:
+    damage(serving, ["the map for the other colour"])
+    serving.deploy()
+    damage(serving, ["the gateway restarted"])
+    assert served_soon(serving) == "B"
+    damage(serving, ["the state folder removed"])
+    with Watch(serving.port) as watch:
+        serving.deploy()
+    assert not watch.failed()
+    assert served(serving) == "B"
+
+
+def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_before(serving: Host) -> None:
+    damage(serving, ["the instance removed", "the gateway removed"])
+    for version in "BA":
+        run = serving.play("rollback")
+        assert run.code == 0, run.output[-4000:]
+        assert served(serving) == version
 
 
 RUNS = ("same", "rollback", "other")

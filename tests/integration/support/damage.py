@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +104,35 @@ def recreate_network_elsewhere(host: Host) -> None:
     docker("network", "create", "--subnet=10.249.17.0/28", host.name)
 
 
+def run_by_hand(host: Host, label: str, value: str) -> None:
+    """Run the instance that serves anew as it was, with one label changed."""
+    old = host.instance()
+    name, labels = old["Name"].lstrip("/"), {**old["Config"]["Labels"], label: value}
+    network = {host.name: {"Aliases": old["NetworkSettings"]["Networks"][host.name]["Aliases"]}}
+    wanted = {**old["Config"], "Labels": labels, "HostConfig": old["HostConfig"]}
+    docker("rm", "--force", name)
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.connect("/var/run/docker.sock")
+        connection = http.client.HTTPConnection("docker")
+        connection.sock = engine
+        body = json.dumps({**wanted, "NetworkingConfig": {"EndpointsConfig": network}})
+        connection.request("POST", f"/containers/create?name={name}", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == http.HTTPStatus.CREATED, answer.read()
+    docker("start", name)
+
+
+def leave_strange_files(host: Host) -> None:
+    """Leave what editors, archives and people leave, in every folder of the service's state."""
+    folders = [host.state_dir, *(path for path in host.state_dir.rglob("*") if path.is_dir())]
+    for folder in (path for path in folders if path.name != "0000-backup.json"):
+        for name in (b".swp", b"notes.txt", b"9999-copy of it.json", b"two\nlines", b"not UTF-8 \xff", b"--help"):
+            Path(os.fsdecode(bytes(folder) + b"/" + name)).write_text("mine\n")
+        (folder / "0000-backup.json").mkdir(exist_ok=True)
+        (folder / "nowhere.json").unlink(missing_ok=True)
+        (folder / "nowhere.json").symlink_to("/nonexistent")
+
+
 DAMAGES: dict[str, Callable[[Host], object]] = {
     "the keeper removed": lambda host: remove_containers(host, f"{host.name}-keeper"),
     "the keeper stopped": lambda host: docker("stop", "--time=1", f"{host.name}-keeper"),
@@ -152,6 +185,10 @@ DAMAGES: dict[str, Callable[[Host], object]] = {
     "the gateway not to restart": lambda host: docker("update", "--restart=no", f"{host.name}-gateway"),
     "the network with another subnet": recreate_network_elsewhere,
     "the bundle closed": lambda host: as_root("chmod", "-R", "go-rwx", str(host.state_dir / "bundles")),
+    "the release's label changed": lambda host: run_by_hand(host, "inference-service.release", "0" * 12),
+    "the instance's label changed": lambda host: run_by_hand(host, "com.docker.compose.project", "by-hand"),
+    "everything read-only": lambda host: as_root("chmod", "-R", "a-w", str(host.state_dir)),
+    "strange files everywhere": leave_strange_files,
     "the lock a folder": lambda host: (host.state_dir / "deploy.lock").mkdir(),
 }
 
