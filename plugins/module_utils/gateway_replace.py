@@ -25,6 +25,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state impor
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
+    command,
     finish,
     is_listening,
     worker,
@@ -43,6 +44,8 @@ CONFIGURATION = ("conf/haproxy.cfg", "conf/hold.lua")
 # Names the gateway that makes way, for the keeper (roles/gateway/files/keeper.py).
 AWAY = "conf/gateway.away"
 SOCKET, FORMER_SOCKET = "run/admin.sock", "run/admin.former.sock"
+# What a gateway that reads its configuration anew knows of its servers (server-state-file).
+SERVERS = "run/servers.state"
 TRIAL_SECONDS = 15.0
 ANSWER_SECONDS = 20.0
 # How long requests that are under way may keep others waiting for the new gateway.
@@ -344,7 +347,7 @@ class Replacement:
             elif not item.running and item.id in running:
                 run_docker(["stop", item.id])
             elif item.running and self._reads_another():
-                run_docker(["kill", "--signal", "USR2", item.id])
+                self._reload(item)
         (self._state / AWAY).unlink(missing_ok=True)
 
     def _restore_keeper(self) -> None:
@@ -386,16 +389,25 @@ class Replacement:
         run_docker(["stop", "-t", "0", item.id])
 
     def _reload(self, item: Container) -> None:
-        socket = self._state / SOCKET
+        """Let a gateway that runs read its configuration; it has its servers' addresses before any resolver answers."""
+        socket, servers = self._state / SOCKET, self._state / SERVERS
         try:
             before = worker(socket)
+            write_atomically(servers, f"{command(socket, 'show servers state')}\n")
         except GatewayError as error:
             raise ReplaceError(f"the running gateway cannot be told of its new configuration: {error}") from error
+        try:
+            run_docker(["kill", "--signal", "USR2", item.id])
+            self._wait_for_another(before)
+        finally:
+            # A gateway that starts later finds its servers at other addresses.
+            servers.unlink(missing_ok=True)
+
+    def _wait_for_another(self, before: str) -> None:
         deadline = time.monotonic() + TRIAL_SECONDS
-        run_docker(["kill", "--signal", "USR2", item.id])
         while True:
             with contextlib.suppress(GatewayError):
-                if worker(socket) != before:
+                if worker(self._state / SOCKET) != before:
                     return
             if time.monotonic() >= deadline:
                 raise ReplaceError("the gateway did not read its new configuration")

@@ -104,13 +104,13 @@ def test_it_answers_at_another_port_or_address_before_it_leaves_the_old_one(serv
     gateway(serving)
 
 
-def test_it_keeps_a_slow_instance_and_an_address_that_the_engine_does_not_tell(serving: Host) -> None:
+def test_it_keeps_a_slow_instance_and_addresses_that_nobody_tells_it_also_when_it_reloads(serving: Host) -> None:
     """Nobody stands in for a lone instance. An engine that is down leaves containers where they are (live-restore)."""
     volumes = [f"--volume={serving.state_dir}/gateway/conf:/etc/haproxy/conf:ro", f"--volume={SCRIPTS}:/scripts:ro"]
     where = ["--user=0:0", "--network=none", "--tmpfs=/run/haproxy:mode=1777", "--entrypoint=python3"]
     command = [*where, *volumes, gateway(serving)["Image"], "/scripts/gateway_alone.py"]
     found = json.loads(docker("run", "--rm", *command))
-    assert found == {"answering": 200, "slow": 200, "silent": 200, "no such name": 503}
+    assert found == {"answering": 200, "slow": 200, "silent": 200, "reloaded": 200, "no such name": 503}
 
 
 def test_one_that_is_killed_while_it_moves_loses_nothing(

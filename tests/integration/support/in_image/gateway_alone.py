@@ -3,15 +3,19 @@
 Needs a network namespace of its own. Prints a JSON object: the status of a request in each phase.
 """
 
+import contextlib
 import http.client
 import json
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+RUN = Path("/run/haproxy")
 INSTANCE = "127.0.0.2"
 ADDRESS, NO_SUCH_NAME = 0, 3
 # With three tries a lookup each, more than any short patience survives.
@@ -78,6 +82,20 @@ def status() -> int:
         connection.close()
 
 
+def tell(text: str) -> str:
+    """Give the gateway a command at its admin socket; return what it says, '' while nobody is there."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(RUN / "admin.sock"))
+        connection.sendall(f"{text}\n".encode())
+        return connection.makefile().read()
+    return ""
+
+
+def worker() -> str:
+    """Return the line that names the process that answers."""
+    return next((line for line in tell("show info").splitlines() if line.startswith("Pid: ")), "")
+
+
 def wait(until: Callable[[], bool]) -> None:
     """Wait, but not for ever."""
     deadline = time.monotonic() + 60
@@ -100,6 +118,12 @@ def main() -> None:
     resolver.code, asked = None, resolver.asked
     wait(lambda: resolver.asked - asked > QUERIES)
     found["silent"] = status()
+    # As the role does it when the configuration is another one.
+    (RUN / "servers.state").write_text(tell("show servers state"))
+    former = worker()
+    haproxy.send_signal(signal.SIGUSR2)
+    wait(lambda: worker() not in ("", former))
+    found["reloaded"] = status()
     resolver.code = NO_SUCH_NAME
     wait(lambda: status() != 200)
     found["no such name"] = status()
