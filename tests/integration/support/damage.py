@@ -80,7 +80,7 @@ def remove_containers(host: Host, *names: str) -> None:
 
 def make_folder_of(path: Path) -> None:
     """Put a folder where a file was, with something in it."""
-    path.unlink()
+    path.unlink(missing_ok=True)
     path.mkdir()
     (path / "notes.txt").write_text("mine\n")
 
