@@ -97,14 +97,26 @@ def parse_instance(inspected: dict[str, Any]) -> Instance:
     )
 
 
+def inspect_listed(*options: str) -> list[dict[str, Any]]:
+    """Return the inspections of the containers that `docker ps` lists; one that ends meanwhile is left out."""
+    listed = run_docker(["ps", "--quiet", "--no-trunc", *options]).split()
+    while listed:
+        try:
+            found: list[dict[str, Any]] = json.loads(run_docker(["inspect", "--type", "container", *listed]))
+        except DockerError as error:
+            there = [identity for identity in listed if identity not in str(error)]
+            if there == listed:
+                raise
+            listed = there
+        else:
+            return found
+    return []
+
+
 def list_instances(service: str) -> list[Instance]:
     """Return every instance of the service on this host, stopped ones included, ordered by name."""
-    ids = run_docker(
-        ["ps", "--all", "--quiet", "--filter", f"label={LABEL_NAME}={service}", "--filter", f"label={LABEL_COLOUR}"]
-    ).split()
-    if not ids:
-        return []
-    inspected = json.loads(run_docker(["inspect", "--type", "container", *ids]))
+    filters = [f"--filter=label={LABEL_NAME}={service}", f"--filter=label={LABEL_COLOUR}"]
+    inspected = inspect_listed("--all", *filters)
     return sorted((parse_instance(item) for item in inspected), key=lambda instance: instance.name)
 
 

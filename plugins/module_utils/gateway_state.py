@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, inspect_listed, run_docker
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
     GATEWAY,
     LABEL_COMPOSE_ONE_OFF,
@@ -155,8 +154,7 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
 
 def read_containers(project: str) -> list[Container]:
     """Return the containers of the Compose project, stopped ones included; the gateway in charge comes first."""
-    listed = run_docker(["ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]).split()
-    inspected = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+    inspected = inspect_listed("--all", f"--filter=label=com.docker.compose.project={project}")
     found = [parse_container(item) for item in inspected]
     return sorted(found, key=lambda container: (container.name != project, not container.running, container.name))
 

@@ -11,7 +11,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_NAME, DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    LABEL_NAME,
+    DockerError,
+    inspect_listed,
+)
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Address, published
 
 LISTEN = "0A"
@@ -78,8 +82,7 @@ def try_to_bind(address: Address) -> int:
 def running_containers() -> list[dict[str, Any]]:
     """Return the inspections of every container that runs; nothing when there is no engine yet."""
     try:
-        listed = run_docker(["ps", "--quiet", "--no-trunc"]).split()
-        return json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+        return inspect_listed()
     except DockerError:
         return []
 

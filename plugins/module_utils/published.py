@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_NAME, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_NAME, inspect_listed
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
 
 LABEL_COMPOSE_SERVICE = "com.docker.compose.service"
@@ -85,8 +84,7 @@ def published(inspected: dict[str, Any]) -> list[Address]:
 def gateways(service: str) -> list[dict[str, Any]]:
     """Return the inspections of the service's gateways; the one in charge comes first, then those that run."""
     filters = [f"label={LABEL_NAME}={service}", f"label={LABEL_COMPOSE_SERVICE}={GATEWAY}"]
-    listed = run_docker(["ps", "--all", "--quiet", "--no-trunc", *(f"--filter={item}" for item in filters)]).split()
-    found = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
+    found = inspect_listed("--all", *(f"--filter={item}" for item in filters))
     lasting = [item for item in found if item["Config"]["Labels"].get(LABEL_COMPOSE_ONE_OFF) != "True"]
     return sorted(lasting, key=lambda item: (item["Name"] != f"/{service}-gateway", not item["State"]["Running"]))
 

@@ -10,6 +10,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import 
     LABEL_COLOUR,
     LABEL_INSTANCE,
     LABEL_NAME,
+    inspect_listed,
     run_docker,
 )
 
@@ -66,9 +67,7 @@ def is_beyond_mending(network_mode: str, name: str, network_id: str) -> bool:
 
 def members(name: str) -> list[dict[str, Any]]:
     """Return the inspections of the service's containers, those that serve last."""
-    listed = run_docker(["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_NAME}={name}"]).split()
-    found: list[dict[str, Any]] = json.loads(run_docker(["inspect", "--type", "container", *listed])) if listed else []
-    return found
+    return inspect_listed("--all", f"--filter=label={LABEL_NAME}={name}")
 
 
 def networked(containers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import
     other_service,
     parse_listeners,
     refusal,
+    running_containers,
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import EVERYWHERE, Address
 from tests.integration.support.playbooks import free_port
@@ -48,6 +51,20 @@ def test_listeners_are_read_from_the_kernels_tables() -> None:
 
 def test_a_free_address_is_not_refused() -> None:
     assert refusal("svc", STATE, HOST, free_port(), "inference_service") == ""
+
+
+def test_a_container_that_ends_between_two_questions_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else a service's own gateway counted as somebody else, on a host where other containers come and go."""
+    docker = tmp_path / "docker"
+    docker.write_text(
+        '#!/bin/sh\ncase "$*" in\nps*) echo aaaa bbbb ;;\n*bbbb*) echo "No such container: bbbb" >&2; exit 1 ;;\n'
+        f"*) echo '{json.dumps([container('svc-gateway', 'svc', HOST, 8000)])}' ;;\nesac\n"
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert [item["Name"] for item in running_containers()] == ["/svc-gateway"]
 
 
 def test_whoever_listens_is_named() -> None:
