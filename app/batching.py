@@ -33,6 +33,16 @@ class _Entry(NamedTuple):
     arrived: float
 
 
+def _bare(error: Exception) -> Exception:
+    """The error without the frames that it came through.
+
+    They hold the image and the entry, which holds the error: a circle that would live until the garbage collector comes
+    by, and every upload that is refused with it.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class Batcher:
     """Feeds the engine from its threads; `submit` belongs to the event loop.
 
@@ -79,6 +89,8 @@ class Batcher:
         finally:
             if entry.future.cancelled():
                 self._leave(entry)
+            # An error knows this frame, and the entry the error.
+            del entry
 
     def stop(self) -> None:
         """Refuse new images and end the threads once nothing waits."""
@@ -139,8 +151,11 @@ class Batcher:
             self._metrics.queue_wait.observe(time.perf_counter() - entry.arrived)
             try:
                 decoded = entry.source() if callable(entry.source) else entry.source
-            except Exception as error:  # a refusal, or a defect: in either case the error of this image alone
-                self._answer([entry], error)
+            except ServiceError as error:
+                self._answer([entry], _bare(error))
+            except Exception as error:  # a defect: in any case the error of this image alone
+                log.exception("An image cannot be decoded")
+                self._answer([entry], _bare(error))
             else:
                 batch.append(entry)
                 pixels.append(decoded)
@@ -156,7 +171,7 @@ class Batcher:
             self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
         except Exception as error:  # whatever a model raises, the thread must live on for the next batch
             log.exception("The model failed on a batch of %d", len(batch))
-            self._answer(batch, error)
+            self._answer(batch, _bare(error))
         else:
             seconds = time.perf_counter() - started
             self._metrics.batch_size.observe(len(batch))

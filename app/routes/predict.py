@@ -136,13 +136,14 @@ async def predict_batch(request: Request) -> Response:
 
 
 async def _all[T](works: list[Coroutine[Any, Any, T]]) -> list[T]:
-    # A group, so that one general failure ends the others instead of leaving them behind.
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+        return await asyncio.gather(*tasks)
+    finally:
+        # One general failure ends the others instead of leaving them behind. And none stays here: an error knows this
+        # frame, and a task its error, which would keep the uploads until the garbage collector comes by.
+        while tasks:
+            tasks.pop().cancel()
 
 
 async def _uploaded[T](service: Service, reading: Awaitable[T]) -> T:
@@ -181,6 +182,8 @@ async def _while_connected[T](request: Request, work: Coroutine[Any, Any, T]) ->
     finally:
         working.cancel()
         leaving.cancel()
+        # As in `_all`.
+        del working
 
 
 def _json(answer: AnyPrediction | Answers) -> Response:

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from tests.unit.app.support import (
     chunk,
     picture,
     scans,
+    serve,
     timm_model,
     timm_transform,
     wait_for,
@@ -187,6 +189,23 @@ def test_one_request_asks_for_no_more_work_than_the_dearest_image(server: Server
     answers = server.post(BATCH, **batch(*[("blank.webp", target.getvalue(), "image/webp")] * 4), timeout=60).json()
     assert ["predicted_class" in answer for answer in answers] == [True, True, False, False]
     assert {answer["code"] for answer in answers[2:]} == {"batch_too_complex"}
+
+
+@pytest.mark.parametrize(("path", "field"), [(PREDICT, "file"), (BATCH, "files")])
+def test_a_refused_picture_is_forgotten_before_the_garbage_collector_comes(
+    bundle: Path, tmp_path: Path, path: str, field: str
+) -> None:
+    size = 4 << 20
+    header = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+    damaged = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(size)) + chunk(b"IEND", b"")
+    with serve(tmp_path, "import gc; gc.set_threshold(0)", bundle_path=bundle) as server:
+        wait_for(server.ready)
+        for number in range(32):
+            if number == 2:
+                before = memory(server)
+            answer = server.post(path, **form(damaged, field=field))
+            assert "corrupted_image" in answer.text
+        assert (memory(server) - before) << 20 < 8 * size
 
 
 def test_memory_stays_flat_under_bad_input(server: Server) -> None:
