@@ -60,7 +60,7 @@ fi
 torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "requirements/$flavor.lock")
 arguments=(--build-arg "TORCH=$torch" --build-arg "BUILDER_BASE=$builder_base" --build-arg "RUNTIME_BASE=$runtime_base"
     --build-arg "FLAVOR=$flavor" --build-arg "TORCH_SOURCE=${torch_source:-wheel}"
-    --build-arg "VERSION=$(git describe --tags --always --dirty 2> /dev/null || echo 0.0.0)"
+    --build-arg "VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' app/__init__.py)"
     --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)")
 for name in http_proxy https_proxy no_proxy PIP_NO_INDEX TORCH_INDEX_URL; do
     [[ -z ${!name:-} ]] || arguments+=(--build-arg "$name=${!name}")

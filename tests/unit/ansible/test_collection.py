@@ -63,7 +63,32 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def version() -> str:
-    return str(yaml.safe_load((REPOSITORY / "galaxy.yml").read_text())["version"])
+    """Return the version of the service, which is that of everything."""
+    found = re.search(r'(?m)^__version__ = "(.+)"$', (REPOSITORY / "app/__init__.py").read_text())
+    assert found
+    return found[1]
+
+
+def test_the_collection_and_the_newest_entry_of_the_changelog_have_the_services_version() -> None:
+    assert yaml.safe_load((REPOSITORY / "galaxy.yml").read_text())["version"] == version()
+    newest = re.search(r"(?m)^## \[(.+)\] - \d{4}-\d\d-\d\d$", (REPOSITORY / "CHANGELOG.md").read_text())
+    assert newest
+    assert newest[1] == version()
+
+
+def test_images_are_labeled_with_that_version(tmp_path: Path) -> None:
+    """What the script would have Docker do; the role reads the same line."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    done = subprocess.run(
+        [str(REPOSITORY / "scripts/docker-build.sh"), "--dry-run", "--builder-base", "b", "--runtime-base", "r"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"VERSION={version()}" in done.stdout, done.stderr
 
 
 def inventory(folder: Path) -> str:

@@ -61,6 +61,8 @@ class Checkout:
         self.calls_file = folder / "calls"
         shutil.copytree(ROOT / "scripts", self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "requirements", self.root / "requirements")
+        (self.root / "app").mkdir()
+        shutil.copy(ROOT / "app/__init__.py", self.root / "app")
         shutil.copy(ROOT / "Dockerfile", self.root)
         self.bin.mkdir()
         self.calls_file.touch()
