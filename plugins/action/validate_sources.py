@@ -15,6 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.model_source import model_bytes, model_faults
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import HostSettings
 
@@ -178,12 +179,11 @@ def checkout_faults(settings: HostSettings, defaults: Mapping[str, Any]) -> Iter
 
 def place(host: str, settings: HostSettings, defaults: Mapping[str, Any], role: str) -> dict[str, str]:
     """Return where a service of this host listens, and how the host is reached."""
-    address = str(settings.get("ansible_host", ""))
     return {
         "name": host,
-        "address": address,
+        "address": str(settings.get("ansible_host", "")),
         "ssh_port": str(settings.get("ansible_port", "")),
-        "reach": str(settings.get("deploy_address", address or host)),
+        "reach": reach(host, settings),
         "bind": str(settings.get(f"{role}_bind", defaults[f"{role}_bind"])),
         "port": str(settings.get(f"{role}_port", defaults[f"{role}_port"])),
     }

@@ -1,4 +1,4 @@
-"""Filters: where a load balancer reaches the hosts of a service, and which ones it does not reach."""
+"""Filters: where people and load balancers reach the hosts of a service, and which ones they do not reach."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Address, socket_address
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
+
 DEFAULT_PORT = 8000
+LOCAL = ("local", "ansible.builtin.local")
 # What may stand in a line of HAProxy's configuration.
 PLAIN = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 
@@ -20,9 +24,9 @@ def balanced_hosts(hosts: Iterable[str], variables: Mapping[str, Mapping[str, An
     found = []
     for host in hosts:
         settings = variables[host]
-        address = settings.get("deploy_address") or settings.get("ansible_host") or host
+        address = reach(host, settings)
         for word in (host, address):
-            if not PLAIN.fullmatch(str(word)):
+            if not PLAIN.fullmatch(word):
                 raise AnsibleFilterError(
                     f"A load balancer cannot have {word!r} as name or address of {host}: letters, digits and .:_- "
                     "only. Correct the inventory; deploy_address names another address."
@@ -41,9 +45,18 @@ def proxy_addresses(hosts: Iterable[str], variables: Mapping[str, Mapping[str, A
     return found
 
 
-def socket_address(address: str, port: int) -> str:
-    """Return an address with a port, as HAProxy and URLs write it."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+def reached_at(settings: Mapping[str, Any], connection: str) -> str:
+    """Return where people reach a host; nothing for the machine that the playbook runs on.
+
+    A deploy_address counts there too.
+    """
+    local = connection in LOCAL and not settings.get("deploy_address")
+    return "" if local else reach(settings["inventory_hostname"], settings)
+
+
+def host_url(bind: str, port: int) -> str:
+    """Return the URL by which a host reaches its own service."""
+    return Address(bind, int(port)).url
 
 
 def balancer_trouble(look: Mapping[str, Any], hosts: Iterable[Mapping[str, Any]]) -> str:
@@ -63,6 +76,8 @@ class FilterModule:
         return {
             "balanced_hosts": balanced_hosts,
             "balancer_trouble": balancer_trouble,
+            "host_url": host_url,
             "proxy_addresses": proxy_addresses,
+            "reached_at": reached_at,
             "socket_address": socket_address,
         }

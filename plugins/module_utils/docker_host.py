@@ -49,6 +49,8 @@ class Instance:
     restarts: int
     address: str
     network_mode: str = ""
+    # Seconds until its health check calls it healthy or not, at most.
+    patience: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -78,6 +80,7 @@ def parse_instance(inspected: dict[str, Any]) -> Instance:
     labels = inspected["Config"].get("Labels") or {}
     state = inspected["State"]
     networks = inspected.get("NetworkSettings", {}).get("Networks") or {}
+    check = inspected["Config"].get("Healthcheck") or {}
     addresses = [network.get("IPAddress", "") for network in networks.values()]
     return Instance(
         id=inspected["Id"][:12],
@@ -94,6 +97,7 @@ def parse_instance(inspected: dict[str, Any]) -> Instance:
         restarts=int(inspected.get("RestartCount", 0)),
         address=next((address for address in addresses if address), ""),
         network_mode=inspected.get("HostConfig", {}).get("NetworkMode", ""),
+        patience=(check.get("StartPeriod", 0) + check.get("Retries", 0) * check.get("Interval", 0)) / 1e9,
     )
 
 

@@ -19,6 +19,16 @@ LOOPBACK = "127.0.0.1"
 HTTP = 80
 
 
+def bracketed(host: str) -> str:
+    """Return a name or an address as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def socket_address(host: str, port: int) -> str:
+    """Return a name or an address with a port, as HAProxy and URLs write it."""
+    return f"{bracketed(host)}:{port}"
+
+
 @dataclass(frozen=True)
 class Address:
     """An address of the host with a port."""
@@ -27,13 +37,12 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+        return socket_address(self.ip, self.port)
 
     @property
     def link(self) -> str:
         """The address as people write it."""
-        host = f"[{self.ip}]" if ":" in self.ip else self.ip
-        return f"http://{host}" if self.port == HTTP else f"http://{self}"
+        return f"http://{bracketed(self.ip)}" if self.port == HTTP else f"http://{self}"
 
     @property
     def everywhere(self) -> bool:

@@ -131,8 +131,6 @@ started: {description: Seconds since the epoch, for the record, returned: succes
 """
 
 
-# As long as the health check of docker-compose.yml takes at most to call a running instance healthy or not.
-PATIENCE = 90
 UNKNOWN = "(known once image and bundle are there)"
 
 
@@ -197,16 +195,18 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str, records: 
     return {**desired, "release_id": identity}
 
 
-def settled_instances(name: str, gateway: Gateway, deadline: float) -> list[Instance]:
-    """Return the service's instances when the engine has judged those that serve, or at the deadline (monotonic).
+def settled_instances(name: str, gateway: Gateway, wait: bool) -> list[Instance]:
+    """Return the service's instances; to wait is until the engine has judged those that serve, by their health checks.
 
     After a reboot, or a restart of the engine, it takes some seconds to see that a release is as healthy as before.
     """
     colours = [gateway.colour] if gateway.colour in COLOURS else COLOURS
+    began = time.monotonic()
     while True:
         instances: list[Instance] = list_instances(name)
         live = [item for item in instances if item.colour in colours and item.state == "running"]
-        if all(item.health != "starting" for item in live) or time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if not wait or all(item.health != "starting" or waited >= item.patience for item in live):
             return instances
         time.sleep(0.5)
 
@@ -311,8 +311,7 @@ def main() -> None:
     planning = params["desired"] or params["release"]
     gateway = read_gateway(params["name"], state_dir, params["map_path"])
     try:
-        deadline = time.monotonic() + (PATIENCE if planning else 0)
-        instances = settled_instances(params["name"], gateway, deadline)
+        instances = settled_instances(params["name"], gateway, wait=bool(planning))
     except DockerError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The containers of {params['name']} cannot be listed: {error}. Is Docker running?")

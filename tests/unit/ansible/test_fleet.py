@@ -11,7 +11,7 @@ from ansible_collections.gpu_hosts.timm.plugins.callback.fleet_summary import Ho
 from ansible_collections.gpu_hosts.timm.plugins.filter.balanced_hosts import (
     balanced_hosts,
     balancer_trouble,
-    socket_address,
+    reached_at,
 )
 from ansible_collections.gpu_hosts.timm.plugins.filter.release_table import status_notes
 from ansible_collections.gpu_hosts.timm.plugins.filter.roll import (
@@ -21,6 +21,7 @@ from ansible_collections.gpu_hosts.timm.plugins.filter.roll import (
     roll_batch,
     serving_lines,
 )
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import socket_address
 
 
 def release(identity: str, version: str) -> dict[str, Any]:
@@ -253,3 +254,22 @@ def test_the_status_says_what_answers_and_what_a_deploy_would_undo() -> None:
 )
 def test_the_status_says_who_is_at_work(lock: dict[str, Any], note: str) -> None:
     assert status_notes(facts(lock), answer(OLD), "cats 1")[1:] == [note]
+
+
+@pytest.mark.parametrize(
+    ("settings", "connection", "place"),
+    [
+        ({}, "ssh", "gpu-1"),
+        ({"ansible_host": "192.0.2.11"}, "ssh", "192.0.2.11"),
+        ({"ansible_host": "192.0.2.11", "deploy_address": "fd00::11"}, "ssh", "fd00::11"),
+        ({"ansible_host": "192.0.2.11"}, "local", ""),
+        ({"deploy_address": "192.0.2.11"}, "ansible.builtin.local", "192.0.2.11"),
+    ],
+)
+def test_people_reach_a_host_as_load_balancers_do_but_this_machine(
+    settings: dict[str, Any], connection: str, place: str
+) -> None:
+    variables = {**settings, "inventory_hostname": "gpu-1"}
+    assert reached_at(variables, connection) == place
+    if place:
+        assert balanced_hosts(["gpu-1"], {"gpu-1": variables})[0]["address"] == place

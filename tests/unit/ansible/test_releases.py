@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance, parse_instance
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
@@ -26,6 +27,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     write_record,
 )
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 
 
@@ -368,6 +370,17 @@ class TestInstance:
         found = parse_instance(json.loads(json.dumps(inspected)))
         assert (found.release, found.colour, found.index, found.bundle_version) == (A, "blue", "1", "7")
         assert (found.address, found.restarts, found.healthy) == ("172.18.0.9", 3, True)
+
+    def test_how_long_a_verdict_takes_is_what_its_health_check_says(self) -> None:
+        compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["api"]["healthcheck"]
+        nanoseconds = {name: int(compose[name].removesuffix("s")) * 10**9 for name in ("start_period", "interval")}
+        check = {
+            "StartPeriod": nanoseconds["start_period"],
+            "Interval": nanoseconds["interval"],
+            "Retries": compose["retries"],
+        }
+        inspected = {"Id": "0", "Name": "/x", "Config": {"Healthcheck": check}, "State": {"Status": "running"}}
+        assert parse_instance(inspected).patience == 90
 
     def test_a_container_without_labels_health_or_network_is_no_error(self) -> None:
         found = parse_instance({"Id": "0", "Name": "/x", "Config": {}, "State": {"Status": "created"}})
