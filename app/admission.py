@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,9 @@ _LEAST = 4
 _LIGHT = 0.05
 # And what takes so long waits for its turn among its like (`room.py`): one core is left to the others.
 _LARGE = 0.5
+# One address leaves so much of either bound to others, as long as there are any: seconds since one of them asked.
+_SHARE = 0.5
+_OTHERS_SECONDS = 60
 
 
 class Admission:
@@ -22,7 +26,8 @@ class Admission:
 
     What decoding takes is estimated for each image, in seconds of one core; what an image takes beside that, model and
     all, is learned from those that leave with their answer.
-    Counted from the moment a body is complete, so that a slow upload takes nobody's place.
+    Counted from the moment a body is complete, so that a slow upload takes nobody's place. An address that holds most
+    of the service keeps to half of it while others ask, so that nobody waits in front of a queue that one client fills.
     """
 
     def __init__(self, size: int, seconds: float, cores: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,6 +39,9 @@ class Admission:
         self._cores = cores
         self._clock = clock
         self._cost = 0.0
+        self._held_by: Counter[str] = Counter()
+        self._latest: str | None = None
+        self._shared_until = 0.0
         # When the image that the service now works on could have been begun.
         self._since = 0.0
 
@@ -45,22 +53,41 @@ class Admission:
             seconds += (self._large_work + sum(large)) / max(1, self._cores - 1)
         return seconds
 
-    def check(self, works: Sequence[float] = (0,)) -> None:
-        """Refuse when there is no place now for images that take so long to decode, saying when there will be."""
-        if self.held + len(works) > self._size:
-            self._refuse(f"The service holds {self.held} images and takes {self._size}", self.wait())
+    def check(self, works: Sequence[float] = (0,), client: str = "") -> None:
+        """Refuse when there is no place now for a client's images, decoded so long each, saying when there will be."""
+        share = _SHARE if self._is_crowding(client, len(works)) else 1
         seconds = self.wait(works)
-        if self.held >= _LEAST and seconds > self._seconds:
-            self._refuse(f"An answer would take {seconds:.1f} seconds", seconds)
+        if self.held + len(works) > self._size * share:
+            why = f"The service holds {self.held} images and takes {self._size}"
+        elif self.held >= _LEAST and seconds > self._seconds * share:
+            why = f"An answer would take {seconds:.1f} seconds"
+        else:
+            return
+        if share < 1:
+            why += f", and {self._held_by[client]} of {self.held} images are of your address"
+        # Half of what waits gone is enough room for a client that comes back.
+        again = max(1, math.ceil(seconds / 2))
+        raise ServiceError("queue_full", f"{why}, so the queue is full; send the request again in {again} s.", again)
+
+    def _is_crowding(self, client: str, images: int) -> bool:
+        """Whether an address holds most of the service while others want of it, too."""
+        now = self._clock()
+        if client != self._latest:
+            # The very first one has no others yet.
+            self._shared_until = now + _OTHERS_SECONDS if self._latest is not None else 0.0
+            self._latest = client
+        mine = self._held_by[client]
+        return now < self._shared_until and mine > 0 and 2 * (mine + images) > self.held + images
 
     @contextmanager
-    def admit(self, works: Sequence[float]) -> Iterator[None]:
-        """Take places for images that take so long to decode each, or refuse."""
-        self.check(works)
+    def admit(self, works: Sequence[float], client: str = "") -> Iterator[None]:
+        """Take places for a client's images that take so long to decode each, or refuse."""
+        self.check(works, client)
         ordinary, large = _apart(works)
         if not self.held:
             self._since = self._clock()
         self.held += len(works)
+        self._held_by[client] += len(works)
         self._ordinary += len(ordinary)
         self._work += sum(ordinary)
         self._large_work += sum(large)
@@ -68,6 +95,9 @@ class Admission:
             yield
         finally:
             self.held -= len(works)
+            self._held_by[client] -= len(works)
+            if not self._held_by[client]:
+                del self._held_by[client]
             self._ordinary -= len(ordinary)
             # Without what adding and taking fractions leaves over.
             self._work = self._work - sum(ordinary) if self.held else 0.0
@@ -79,12 +109,6 @@ class Admission:
         cost, self._since = max(0.0, now - self._since - work / self._cores), now
         if work <= _LIGHT:
             self._cost = cost if not self._cost else self._cost + _WEIGHT * (cost - self._cost)
-
-    def _refuse(self, why: str, wait: float) -> None:
-        # Half of what waits gone is enough room for a client that comes back.
-        seconds = max(1, math.ceil(wait / 2))
-        detail = f"{why}, so the queue is full; send the request again in {seconds} s."
-        raise ServiceError("queue_full", detail, retry_after=seconds)
 
 
 def _apart(works: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -40,6 +40,8 @@ class Exchange:
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = new_request_id()
+        client = self._client(scope, headers)
+        scope.setdefault("state", {})["client"] = client
         asked = _as_routed(scope)
         status = 0
 
@@ -78,7 +80,7 @@ class Exchange:
                     "path": scope["path"],
                     "status": status,
                     "duration_ms": round(seconds * 1000, 3),
-                    "client": self._client(scope, headers),
+                    "client": client,
                     "request_id": request_id,
                 },
             )

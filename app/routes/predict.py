@@ -59,15 +59,16 @@ _FILE = {"type": "string", "format": "binary"}
 async def predict(request: Request) -> Response:
     """Classify one image, sent as the form field `file` or as the body itself."""
     service: Service = request.app.state.service
+    client: str = request.state.client
 
     async def work() -> AnyPrediction:
         service.loaded()
         # Refused before the body is read, but admitted after: a slow upload takes nobody's place.
-        service.admission.check()
+        service.admission.check(client=client)
         with service.bodies.loan() as loan:
             upload = await _uploaded(service, uploads.read_file(request, loan, service.settings.max_upload_bytes))
             picture = await service.appraise(upload)
-            with service.admission.admit([picture.cost.seconds]):
+            with service.admission.admit([picture.cost.seconds], client):
                 return await _in_time(service, _while_connected(request, service.classify(upload, picture)))
 
     return _json(await work())
@@ -87,6 +88,7 @@ async def predict(request: Request) -> Response:
 async def predict_batch(request: Request) -> Response:
     """Classify several images, sent as form fields named `files`; a bad file gets an error in its place."""
     service: Service = request.app.state.service
+    client: str = request.state.client
     limits = service.settings
 
     async def appraise(files: list[uploads.Upload]) -> "list[Picture | FileError]":
@@ -122,13 +124,13 @@ async def predict_batch(request: Request) -> Response:
 
     async def work() -> Answers:
         service.loaded()
-        service.admission.check()
+        service.admission.check(client=client)
         with service.bodies.loan() as loan:
             reading = uploads.read_files(request, loan, limits.max_batch_bytes, limits.max_files)
             files = await _uploaded(service, reading)
             pictures = await appraise(files)
             works = [picture.cost.seconds for picture in pictures if not isinstance(picture, FileError)]
-            with service.admission.admit(works):
+            with service.admission.admit(works, client):
                 classifying = _all([classify(*pair) for pair in zip(files, pictures, strict=True)])
                 return Answers(await _in_time(service, _while_connected(request, classifying)))
 

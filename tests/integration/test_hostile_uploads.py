@@ -154,6 +154,7 @@ def edge(tmp_path: Path, images: dict[str, str], models: Path) -> Iterator[Edge]
         f"--volume={models}:/models:ro",
         f"--env=API_BUNDLE_PATH=/models/{MODEL}/A",
         "--env=API_PRECISION=fp32",
+        "--env=API_TRUSTED_PROXIES=172.16.0.0/12",
     ]
     made.start(*settings, images["runtime"], seconds=90)
     yield made

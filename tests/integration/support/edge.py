@@ -22,7 +22,7 @@ PLAY = [
         "hosts": "localhost",
         "gather_facts": False,
         "tasks": [
-            {"ansible.builtin.include_role": {"name": "gateway", "tasks_from": "describe"}},
+            {"ansible.builtin.include_role": {"name": "gpu_hosts.timm.gateway", "tasks_from": "describe"}},
             {
                 "ansible.builtin.copy": {
                     "content": "{{ gateway_wanted.files['conf/' ~ item] }}",

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from app.admission import Admission
@@ -108,3 +110,55 @@ def test_what_is_hard_to_decode_teaches_nothing_about_the_others() -> None:
         clock.now += 10
         admission.answered(1.6)
     assert admission.wait([0]) == pytest.approx(0.1)
+
+
+def test_an_address_that_fills_the_queue_leaves_half_of_it_to_others() -> None:
+    clock = Clock()
+    admission = Admission(size=8, seconds=60, cores=2, clock=clock)
+    with contextlib.ExitStack() as held:
+        for client in "manymany":
+            held.enter_context(admission.admit([0], client))
+        with pytest.raises(ServiceError), admission.admit([0], "z"):
+            pass
+    with contextlib.ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(admission.admit([0], "hog"))
+        with pytest.raises(ServiceError) as caught, admission.admit([0], "hog"):
+            pass
+        assert "4 of 4 images are of your address" in caught.value.detail
+        for client in "abcd":
+            held.enter_context(admission.admit([0], client))
+    assert admission.held == 0
+
+
+def test_the_time_of_the_queue_is_shared_likewise() -> None:
+    clock = Clock()
+    admission = Admission(size=1000, seconds=10, cores=2, clock=clock)
+    answer_one_each(admission, clock, seconds=1)
+    admission.check(client="somebody else")
+    with contextlib.ExitStack() as held:
+        for _ in range(5):
+            held.enter_context(admission.admit([0], "hog"))
+        with pytest.raises(ServiceError, match="5 of 5 images are of your address"):
+            admission.check(client="hog")
+        admission.check(client="somebody else")
+
+
+@pytest.mark.parametrize("others_seconds_ago", [None, 61])
+def test_a_lone_address_may_use_all_of_the_queue(others_seconds_ago: float | None) -> None:
+    clock = Clock()
+    admission = Admission(size=8, seconds=60, cores=2, clock=clock)
+    if others_seconds_ago:
+        admission.check(client="somebody else")
+        admission.check(client="proxy")
+        clock.now += others_seconds_ago
+    with contextlib.ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(admission.admit([0], "proxy"))
+
+
+def test_a_batch_larger_than_a_share_comes_in_when_its_address_holds_nothing() -> None:
+    admission = Admission(size=8, seconds=60, cores=2)
+    admission.check(client="somebody else")
+    with admission.admit([0] * 8, "batcher"):
+        assert admission.held == 8
