@@ -187,3 +187,15 @@ def test_everything_of_ours_is_called_by_its_full_name() -> None:
         if path.suffix in (".yml", ".j2") and "collections" not in path.parts
     }
     assert {name: found for name, found in called.items() if found} == {}
+
+
+def in_playbooks(pattern: str) -> list[str]:
+    """Return what matches in the playbooks and their tasks."""
+    folder = REPOSITORY / "playbooks"
+    texts = [path.read_text(encoding="utf-8") for path in (*folder.glob("*.yml"), *folder.glob("tasks/*.yml"))]
+    return [found for text in texts for found in re.findall(pattern, text)]
+
+
+def test_playbooks_name_no_internal_variable_and_no_file_of_a_role() -> None:
+    assert in_playbooks(rf"\b__(?:{'|'.join(ROLES)})_\w+") == []
+    assert in_playbooks(r"\broles/\S*") == []
