@@ -177,16 +177,28 @@ class Comparison:
     files: dict[str, str]
 
 
+def is_there(image: str, wanted: str) -> bool:
+    """Return whether the engine has an image; the wanted one was seen to by whoever wants it."""
+    if image == wanted:
+        return True
+    try:
+        run_docker(["image", "inspect", image])
+    except DockerError as error:
+        return "no such image" not in str(error).lower()
+    return True
+
+
 def compare_gateway(wanted: dict[str, Any], containers: Iterable[Container]) -> Comparison:
     """Compare folders, files and containers with the wanted ones, which have the keys of WANTED_OPTIONS.
 
-    A gateway keeps the image that it runs from unless an upgrade is wanted.
+    A gateway keeps the image that it runs from unless an upgrade is wanted, or the image was removed.
     """
     containers, state_dir, project = list(containers), wanted["state_dir"], f"{wanted['name']}-gateway"
     gateway = next(
         (container for container in containers if container.service == GATEWAY and not container.one_off), None
     )
-    image = gateway.image_id if gateway and not wanted["upgrade"] else wanted["image"]
+    keeps = gateway is not None and not wanted["upgrade"] and is_there(gateway.image_id, wanted["image"])
+    image = gateway.image_id if gateway and keeps else wanted["image"]
     files = {
         str(Path(state_dir, name)): content.replace(wanted["image"], image) if wanted["image"] else content
         for name, content in wanted["files"].items()

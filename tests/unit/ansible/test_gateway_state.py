@@ -14,6 +14,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state impor
     compare_containers,
     compare_files,
     compare_folders,
+    compare_gateway,
     is_cut_off,
     is_deaf,
     parse_config_hashes,
@@ -121,3 +122,21 @@ def test_a_container_whose_folders_were_removed_under_it_is_cut_off(tmp_path: Pa
 def test_a_container_that_is_cut_off_is_a_difference() -> None:
     containers = [dataclasses.replace(GATEWAY, cut_off=True), KEEPER]
     assert compare_containers(containers, WANTED) == ["the container of gateway has lost its folders or its socket"]
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "there", "image"),
+    [(False, True, "sha256:1"), (True, True, "sha256:2"), pytest.param(False, False, "sha256:2", id="image-removed")],
+)
+def test_a_gateway_keeps_its_image_until_an_upgrade_or_the_image_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, upgrade: bool, there: bool, image: str
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\n" + ("echo []" if there else "echo 'Error: No such image: sha256:1' >&2; exit 1"))
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    wanted = {"name": "svc", "state_dir": str(tmp_path), "image": "sha256:2", "upgrade": upgrade}
+    files = {"docker-compose.yml": "image: sha256:2"}
+    compared = compare_gateway({**wanted, "files": files, "folders": {}}, [GATEWAY, KEEPER])
+    assert compared.image == image
+    assert compared.files == {str(tmp_path / "docker-compose.yml"): f"image: {image}"}
