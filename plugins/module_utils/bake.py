@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils import hold
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import map_of, socket_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     failures,
@@ -88,24 +89,24 @@ def judge(counted: Counters, former: Counters, down: dict[str, str], final: bool
     return ""
 
 
-def set_live(state_dir: Path, map_path: str, colour: str) -> None:
+def set_live(state_dir: Path, colour: str) -> None:
     """Send new requests to the colour: the map file first, so that a gateway that restarts comes up with it."""
-    write_atomically(state_dir / "conf" / "live.map", f"live {colour}\n")
-    set_live_colour(state_dir / "run" / "admin.sock", map_path, colour)
+    write_atomically(map_of(state_dir), f"live {colour}\n")
+    set_live_colour(socket_of(state_dir), colour)
 
 
-def mend(state_dir: Path, map_path: str, word: str, write: bool = True) -> bool:
+def mend(state_dir: Path, word: str, write: bool = True) -> bool:
     """Bring the map file and the running gateway's map to the word; return whether one of them had another."""
-    map_file, admin_socket = state_dir / "conf" / "live.map", state_dir / "run" / "admin.sock"
+    map_file, admin_socket = map_of(state_dir), socket_of(state_dir)
     wrong_file, wrong_memory = read_map_file(map_file) != word, False
     # A gateway that does not run reads the file when it starts.
     with contextlib.suppress(GatewayError):
-        wrong_memory = live_word(admin_socket, map_path) != word
+        wrong_memory = live_word(admin_socket) != word
     if write and wrong_file:
         map_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomically(map_file, f"live {word}\n")
     if write and wrong_memory:
-        set_live_colour(admin_socket, map_path, word)
+        set_live_colour(admin_socket, word)
     return wrong_file or wrong_memory
 
 
@@ -118,18 +119,18 @@ class Switched:
     held: float = 0.0
 
 
-def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> Switched:
+def switch(state_dir: Path, colour: str, bake: bool) -> Switched:
     """Make the colour live.
 
     With bake a note is left first: as long as it is there, the live release has not proved itself.
     """
-    admin_socket, note, map_file = state_dir / "run" / "admin.sock", state_dir / NOTE, state_dir / "conf" / "live.map"
-    previous = live_word(admin_socket, map_path) or NOBODY
+    admin_socket, note, map_file = socket_of(state_dir), state_dir / NOTE, map_of(state_dir)
+    previous = live_word(admin_socket) or NOBODY
     if colour.startswith(HOLD):
         hold.begin(state_dir)
     if previous == colour:
         # A note stays: that the map file is mended proves nothing.
-        mended = mend(state_dir, map_path, colour)
+        mended = mend(state_dir, colour)
         return Switched(previous, mended)
     # The map file was written when the requests began to wait, be it by a run that died since.
     held_since = map_file.stat().st_mtime if previous.startswith(HOLD) else 0.0
@@ -140,7 +141,7 @@ def switch(state_dir: Path, map_path: str, colour: str, bake: bool) -> Switched:
         write_atomically(note, json.dumps(content) + "\n")
     else:
         note.unlink(missing_ok=True)
-    set_live(state_dir, map_path, colour)
+    set_live(state_dir, colour)
     if not colour.startswith(HOLD):
         hold.end(state_dir)
     return Switched(previous, True, time.time() - held_since if held_since else 0.0)
@@ -181,7 +182,6 @@ class Outcome:
 
 def bake(
     state_dir: Path,
-    map_path: str,
     colour: str,
     servers: list[str],
     seconds: float,
@@ -194,7 +194,7 @@ def bake(
     note = pending(state_dir, colour)
     if not note:
         return Outcome()
-    admin_socket = state_dir / "run" / "admin.sock"
+    admin_socket = socket_of(state_dir)
     before, former = counters_of(note["before"]), counters_of(note["former"])
     # After a reboot the clock may have jumped; a bake never lasts longer than it was asked to.
     deadline = time.monotonic() + min(seconds, max(0.0, note["at"] + seconds - time.time()))
@@ -213,7 +213,7 @@ def bake(
     # Nothing is won by going back to a release that is gone.
     went_back = bool(reason) and former_up
     if went_back:
-        set_live(state_dir, map_path, note["from"])
+        set_live(state_dir, note["from"])
     back = round(time.monotonic() - judged, 4) if went_back else 0.0
     (state_dir / NOTE).unlink(missing_ok=True)
     took = round(time.monotonic() - started, 2)

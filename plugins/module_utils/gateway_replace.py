@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, last_log_lines, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP, SOCKET
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
     Container,
     parse_config_hashes,
@@ -37,13 +38,12 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import put
 
 COMPOSE_FILE = "docker-compose.yml"
 KEEPER = "keeper"
-MAP = "conf/live.map"
 FOLDER_MODE = 0o755
 # What HAProxy reads only when it starts or is told to read it again.
 CONFIGURATION = ("conf/haproxy.cfg", "conf/hold.lua")
 # Names the gateway that makes way, for the keeper (roles/gateway/files/keeper.py).
 AWAY = "conf/gateway.away"
-SOCKET, FORMER_SOCKET = "run/admin.sock", "run/admin.former.sock"
+FORMER_SOCKET = "run/admin.former.sock"
 # What a gateway that reads its configuration anew knows of its servers (server-state-file).
 SERVERS = "run/servers.state"
 TRIAL_SECONDS = 15.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, inspect_listed, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import SOCKET, SOCKET_FOLDER
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
     GATEWAY,
     LABEL_COMPOSE_ONE_OFF,
@@ -17,8 +18,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
     published,
 )
 
-# Where the gateway has its admin socket, and how long one that starts may be without it.
-SOCKET_FOLDER, SOCKET = "/run/haproxy", "admin.sock"
+# How long a gateway that starts may be without its admin socket.
 SOCKET_SECONDS = 2.0
 # The wanted gateway as role gateway describes it.
 WANTED_OPTIONS = {
@@ -74,7 +74,7 @@ def is_deaf(inspected: dict[str, Any], seconds: float = SOCKET_SECONDS) -> bool:
     if not folders or not inspected["State"].get("Running"):
         return False
     deadline = time.monotonic() + seconds
-    while not (folders[0] / SOCKET).exists():
+    while not (folders[0] / Path(SOCKET).name).exists():
         if time.monotonic() >= deadline:
             return True
         time.sleep(0.1)

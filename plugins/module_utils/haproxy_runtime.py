@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP_PATH
+
 MAP_KEY = "live"
 # In the running gateway's map only, so that a gateway that restarts is not drained any more.
 DRAIN_KEY = "drained"
@@ -38,41 +40,41 @@ def command(admin_socket: Path, text: str, timeout: float = 5) -> str:
     return b"".join(chunks).decode(errors="replace").strip()
 
 
-def live_word(admin_socket: Path, map_path: str) -> str:
+def live_word(admin_socket: Path) -> str:
     """Return what the running gateway's map says of where requests go, '' when it has no such entry."""
-    for line in command(admin_socket, f"show map {map_path}").splitlines():
+    for line in command(admin_socket, f"show map {MAP_PATH}").splitlines():
         fields = line.split()
         if len(fields) == 3 and fields[1] == MAP_KEY:
             return fields[2]
     return ""
 
 
-def live_colour(admin_socket: Path, map_path: str) -> str:
+def live_colour(admin_socket: Path) -> str:
     """Return the colour that the running gateway sends requests to."""
-    word = live_word(admin_socket, map_path)
+    word = live_word(admin_socket)
     if not word:
-        raise GatewayError(f"the gateway's map {map_path} has no entry '{MAP_KEY}'")
+        raise GatewayError(f"the gateway's map {MAP_PATH} has no entry '{MAP_KEY}'")
     return word
 
 
-def is_drained(admin_socket: Path, map_path: str) -> bool:
+def is_drained(admin_socket: Path) -> bool:
     """Return whether the running gateway lets the health check of its host fail."""
-    return any(line.split()[1:2] == [DRAIN_KEY] for line in command(admin_socket, f"show map {map_path}").splitlines())
+    return any(line.split()[1:2] == [DRAIN_KEY] for line in command(admin_socket, f"show map {MAP_PATH}").splitlines())
 
 
-def set_drained(admin_socket: Path, map_path: str, drained: bool) -> None:
+def set_drained(admin_socket: Path, drained: bool) -> None:
     """Make the running gateway let the health check of its host fail, or pass again."""
     answer = command(
-        admin_socket, f"add map {map_path} {DRAIN_KEY} yes" if drained else f"del map {map_path} {DRAIN_KEY}"
+        admin_socket, f"add map {MAP_PATH} {DRAIN_KEY} yes" if drained else f"del map {MAP_PATH} {DRAIN_KEY}"
     )
     if answer:
         raise GatewayError(f"the gateway refused to {'be drained' if drained else 'serve again'}: {answer}")
 
 
-def set_live_colour(admin_socket: Path, map_path: str, colour: str) -> None:
+def set_live_colour(admin_socket: Path, colour: str) -> None:
     """Make the running gateway send new requests to the colour."""
-    verb = "set" if live_word(admin_socket, map_path) else "add"
-    answer = command(admin_socket, f"{verb} map {map_path} {MAP_KEY} {colour}")
+    verb = "set" if live_word(admin_socket) else "add"
+    answer = command(admin_socket, f"{verb} map {MAP_PATH} {MAP_KEY} {colour}")
     if answer:
         raise GatewayError(f"the gateway refused the switch: {answer}")
 
@@ -159,12 +161,12 @@ def wait_until_idle(admin_socket: Path, backend: str, seconds: float) -> int:
         time.sleep(0.05)
 
 
-def wait_until_serving(admin_socket: Path, map_path: str, seconds: float) -> str:
+def wait_until_serving(admin_socket: Path, seconds: float) -> str:
     """Wait until an instance of the live release is up; return '', or why none is."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            colour = live_colour(admin_socket, map_path)
+            colour = live_colour(admin_socket)
             seen = servers(admin_socket, f"bk_{colour}")
             if any(server["up"] for server in seen):
                 return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import socket_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import GatewayError, servers, wait_until_up
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import look
 
@@ -73,7 +74,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    admin_socket = Path(params["state_dir"]) / "run" / "admin.sock"
+    admin_socket = socket_of(Path(params["state_dir"]))
     wanted = set(params["wanted"])
     down = wait_until_up(admin_socket, BACKEND, wanted, params["patience"]) if wanted else {}
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import bake
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import socket_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import GatewayError, wait_until_idle
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.progress import Report
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import ReleaseError
@@ -22,7 +23,6 @@ description:
     made live again.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
-  map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
   colour: {description: The colour to judge, type: str, required: true}
   servers: {description: Names of its servers, type: list, elements: str, required: true}
   drain: {description: Seconds to wait for its requests after going back, type: int, default: 30}
@@ -35,7 +35,6 @@ EXAMPLES = r"""
 - name: Bake green
   gateway_bake:
     state_dir: /var/lib/cat-breeds-api/gateway
-    map_path: /etc/haproxy/conf/live.map
     colour: green
     servers: ["0"]
 """
@@ -56,7 +55,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
-            "map_path": {"type": "str", "required": True},
             "colour": {"type": "str", "required": True},
             "servers": {"type": "list", "elements": "str", "required": True},
             "seconds": {"type": "int", "default": 10},
@@ -70,14 +68,13 @@ def main() -> None:
         with Report(params["progress"]) as report:
             outcome = bake(
                 Path(params["state_dir"]),
-                params["map_path"],
                 params["colour"],
                 params["servers"],
                 params["seconds"],
                 report.say,
             )
         if outcome.went_back:
-            wait_until_idle(Path(params["state_dir"]) / "run" / "admin.sock", f"bk_{params['colour']}", params["drain"])
+            wait_until_idle(socket_of(Path(params["state_dir"])), f"bk_{params['colour']}", params["drain"])
     except (GatewayError, ReleaseError, OSError, KeyError) as error:
         module.fail_json(msg=f"The new release could not be watched through the gateway: {error}")
     result = asdict(outcome)

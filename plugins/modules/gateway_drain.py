@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import socket_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     is_drained,
@@ -27,7 +28,6 @@ description:
     memory, which a restart clears.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
-  map_path: {description: Path of the gateway's map as the gateway sees it, type: str, required: true}
   state:
     description:
       - V(drained) lets the health check fail, waits O(notice) seconds and then until no request is under way.
@@ -44,7 +44,6 @@ EXAMPLES = r"""
 - name: Take the host out of its load balancers
   gateway_drain:
     state_dir: /var/lib/cat-breeds-api/gateway
-    map_path: /etc/haproxy/conf/live.map
     state: drained
 """
 
@@ -59,7 +58,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
-            "map_path": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["drained", "serving"], "required": True},
             "notice": {"type": "int", "default": 5},
             "timeout": {"type": "int", "default": 30},
@@ -67,22 +65,22 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    map_path, drain = params["map_path"], params["state"] == "drained"
-    admin_socket = Path(params["state_dir"]) / "run" / "admin.sock"
+    drain = params["state"] == "drained"
+    admin_socket = socket_of(Path(params["state_dir"]))
     if not drain and not module.check_mode:
-        down = wait_until_serving(admin_socket, map_path, params["timeout"])
+        down = wait_until_serving(admin_socket, params["timeout"])
         if down:
             module.fail_json(
                 msg=f"The service does not answer {params['timeout']} s after the restart of its host ({down}). "
                 "Look at `docker ps --all` there: an engine that does not start at boot is started by a deploy."
             )
     try:
-        colour = live_colour(admin_socket, map_path)
-        changed = is_drained(admin_socket, map_path) != drain
+        colour = live_colour(admin_socket)
+        changed = is_drained(admin_socket) != drain
         if colour not in COLOURS or module.check_mode:
             module.exit_json(changed=changed and colour in COLOURS, serves=colour in COLOURS, undrained=0)
         if changed:
-            set_drained(admin_socket, map_path, drain)
+            set_drained(admin_socket, drain)
         undrained = 0
         if drain:
             time.sleep(params["notice"] if changed else 0)

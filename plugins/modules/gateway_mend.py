@@ -19,7 +19,6 @@ description:
     lost, garbled or differs, both get the word that M(release_info) found to be true. Nothing else changes.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
-  map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
   word: {description: What the map is to say, type: str, required: true}
 author: [The maintainers]
 """
@@ -28,7 +27,6 @@ EXAMPLES = r"""
 - name: Send requests to what serves
   gateway_mend:
     state_dir: /var/lib/cat-breeds-api/gateway
-    map_path: /etc/haproxy/conf/live.map
     word: blue
 """
 
@@ -40,14 +38,13 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
-            "map_path": {"type": "str", "required": True},
             "word": {"type": "str", "required": True, "choices": list(WORDS)},
         },
         supports_check_mode=True,
     )
     params = module.params
     try:
-        changed = mend(Path(params["state_dir"]), params["map_path"], params["word"], write=not module.check_mode)
+        changed = mend(Path(params["state_dir"]), params["word"], write=not module.check_mode)
     except (GatewayError, OSError) as error:
         module.fail_json(
             msg=f"The gateway's map in {params['state_dir']}/conf cannot be mended: {error}. "

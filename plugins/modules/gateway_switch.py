@@ -9,6 +9,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import switch
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import socket_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     wait_until_idle,
@@ -24,7 +25,6 @@ description:
     reads), sets the running gateway's map, and waits until no request is under way on the colour that was live.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
-  map_path: {description: Path of the map as the gateway sees it, type: str, required: true}
   colour:
     description: >-
       The colour to make live; V(none) answers 503,
@@ -42,7 +42,6 @@ EXAMPLES = r"""
 - name: Switch to green
   gateway_switch:
     state_dir: /var/lib/cat-breeds-api/gateway
-    map_path: /etc/haproxy/conf/live.map
     colour: green
     servers: ["0"]
 """
@@ -60,7 +59,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
-            "map_path": {"type": "str", "required": True},
             "colour": {
                 "type": "str",
                 "required": True,
@@ -75,7 +73,7 @@ def main() -> None:
     )
     params = module.params
     state_dir = Path(params["state_dir"])
-    admin_socket = state_dir / "run" / "admin.sock"
+    admin_socket = socket_of(state_dir)
     colour = params["colour"]
     down = wait_until_up(admin_socket, f"bk_{colour}", set(params["servers"]), params["timeout"])
     if down:
@@ -87,7 +85,7 @@ def main() -> None:
         )
     started = time.monotonic()
     try:
-        done = switch(state_dir, params["map_path"], colour, params["bake"])
+        done = switch(state_dir, colour, params["bake"])
         seconds = time.monotonic() - started
         drained = done.previous in COLOURS and done.previous != colour
         undrained = wait_until_idle(admin_socket, f"bk_{done.previous}", params["drain"]) if drained else 0

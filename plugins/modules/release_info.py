@@ -21,6 +21,12 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import 
     list_instances,
     run_docker,
 )
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import (
+    SOCKET,
+    SOCKET_FOLDER,
+    map_of,
+    socket_of,
+)
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
     WANTED_OPTIONS,
     compare_gateway,
@@ -78,7 +84,6 @@ description:
 options:
   name: {description: Name of the service, type: str, required: true}
   state_dir: {description: The service's state directory, type: path, required: true}
-  map_path: {description: Path of the gateway's map as the gateway itself sees it, type: str, required: true}
   desired:
     description: The wanted release, C(image), C(bundle) and C(settings). Without it and O(release), nothing is planned.
     type: dict
@@ -102,7 +107,6 @@ EXAMPLES = r"""
   release_info:
     name: cat-breeds-api
     state_dir: /var/lib/cat-breeds-api
-    map_path: /etc/haproxy/conf/live.map
 """
 
 RETURN = r"""
@@ -139,22 +143,22 @@ def admin_sockets(name: str, state_dir: Path) -> Iterator[Path]:
 
     The second differs when the folder was removed, or replaced, under a gateway that runs.
     """
-    yield state_dir / "gateway" / "run" / "admin.sock"
+    yield socket_of(state_dir / "gateway")
     with contextlib.suppress(DockerError):
         process = run_docker(["inspect", "--format", "{{.State.Pid}}", f"{name}-gateway"]).strip()
         if process not in ("", "0"):
-            yield Path("/proc", process, "root/run/haproxy/admin.sock")
+            yield Path("/proc", process, "root", SOCKET_FOLDER.lstrip("/"), Path(SOCKET).name)
 
 
-def read_gateway(name: str, state_dir: Path, map_path: str) -> Gateway:
+def read_gateway(name: str, state_dir: Path) -> Gateway:
     """Ask the running gateway and its map file where requests go; a word that no gateway knows is none."""
     serving = ""
     for admin_socket in admin_sockets(name, state_dir):
         with contextlib.suppress(GatewayError):
             # A gateway that answers and has no such entry, because somebody cleared its map, sends requests to nobody.
-            serving = live_word(admin_socket, map_path) or NOBODY
+            serving = live_word(admin_socket) or NOBODY
             break
-    words = (serving, read_map_file(state_dir / "gateway" / "conf" / "live.map"))
+    words = (serving, read_map_file(map_of(state_dir / "gateway")))
     return Gateway(*(word if word in WORDS else "" for word in words))
 
 
@@ -294,7 +298,6 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "state_dir": {"type": "path", "required": True},
-            "map_path": {"type": "str", "required": True},
             "desired": {"type": "dict"},
             "release": {"type": "str"},
             "strategy": {"type": "str", "choices": ["auto", "blue_green", "recreate"], "default": "auto"},
@@ -309,7 +312,7 @@ def main() -> None:
     state_dir = Path(params["state_dir"])
     started = time.time()
     planning = params["desired"] or params["release"]
-    gateway = read_gateway(params["name"], state_dir, params["map_path"])
+    gateway = read_gateway(params["name"], state_dir)
     try:
         instances = settled_instances(params["name"], gateway, wait=bool(planning))
     except DockerError as error:

@@ -11,15 +11,14 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP_PATH, map_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import command
 from tests.integration.support.playbooks import Host, as_root, docker
-
-MAP_PATH = "/etc/haproxy/conf/live.map"
 
 
 def map_file(host: Host) -> Path:
     """Return the file that a gateway reads when it starts."""
-    return host.state_dir / "gateway" / "conf" / "live.map"
+    return map_of(host.state_dir / "gateway")
 
 
 def other_colour(host: Host) -> str:

@@ -119,8 +119,7 @@ class Host:
 
     def drain(self, state: str, notice: int = 0) -> dict[str, Any]:
         """Take this host out of its load balancers as before a reboot, or put it back."""
-        gateway = {"state_dir": str(self.state_dir / "gateway"), "map_path": "/etc/haproxy/conf/live.map"}
-        return self.module("gateway_drain", **gateway, state=state, notice=notice)
+        return self.module("gateway_drain", state_dir=str(self.state_dir / "gateway"), state=state, notice=notice)
 
     def containers(self) -> list[dict[str, Any]]:
         """Return the inspection of every container of this service that exists, the gateway's included."""

@@ -199,3 +199,36 @@ def in_playbooks(pattern: str) -> list[str]:
 def test_playbooks_name_no_internal_variable_and_no_file_of_a_role() -> None:
     assert in_playbooks(rf"\b__(?:{'|'.join(ROLES)})_\w+") == []
     assert in_playbooks(r"\broles/\S*") == []
+
+
+# What stands in one place of plugins, roles and playbooks, and where; examples in documentation do not count.
+FACTS = {
+    r"(?<![\w.])/etc/haproxy/conf/live\.map": [
+        "plugins/module_utils/gateway_paths.py",
+        # As the files of the gateway's container say it, which know no Python.
+        "roles/gateway/files/hold.lua",
+        "roles/gateway/vars/main.yml",
+    ],
+    r"(?<![\w/])conf/live\.map": ["plugins/module_utils/gateway_paths.py"],
+    r"\brun/admin\.sock|\"admin\.sock\"": ["plugins/module_utils/gateway_paths.py"],
+    r"\[\{self\.ip\}\]|\[\{(?:address|host)\}\]": ["plugins/module_utils/published.py"],
+    r"deploy_address (?:is|\|)|get\(\"deploy_address\"": [
+        "plugins/filter/balanced_hosts.py",
+        "plugins/plugin_utils/reach.py",
+    ],
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_fact_has_one_place(fact: str) -> None:
+    places = []
+    for folder in ("plugins", "roles", "playbooks"):
+        for path in sorted((REPOSITORY / folder).rglob("*")):
+            if (
+                path.suffix in (".py", ".yml", ".j2", ".lua")
+                and "collections" not in path.relative_to(REPOSITORY).parts
+            ):
+                text = re.sub(r'(?s)^(DOCUMENTATION|EXAMPLES) = r""".*?"""', "", path.read_text(encoding="utf-8"))
+                if re.search(fact, text):
+                    places.append(str(path.relative_to(REPOSITORY)))
+    assert places == FACTS[fact]

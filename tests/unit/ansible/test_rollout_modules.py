@@ -26,6 +26,7 @@ from ansible_collections.gpu_hosts.timm.plugins.lookup.tree_digest import tree_d
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.acceptance import check_device, check_samples
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.bake import NOTE, bake, mend, pending, switch
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP_PATH
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.golden import GoldenError, Sample, compare, load
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
@@ -320,30 +321,40 @@ def answering(path: Path, answers: dict[str, str]) -> Iterator[Path]:
 
 @pytest.fixture
 def admin_socket(tmp_path: Path) -> Iterator[Path]:
-    """Answer for a gateway with green live, and for a drained one with blue live."""
+    """Answer for a gateway with green live."""
     answers = {
-        "show map /conf/live.map": "0x55d live green\n\n",
-        "show map /conf/drained.map": "0x55d live blue\n0x55e drained yes\n\n",
-        "add map /conf/live.map drained yes": "\n",
+        f"show map {MAP_PATH}": "0x55d live green\n\n",
+        f"add map {MAP_PATH} drained yes": "\n",
         "show stat": STAT,
     }
     with answering(tmp_path / "admin.sock", answers) as path:
         yield path
 
 
+@pytest.fixture
+def drained_socket(tmp_path: Path) -> Iterator[Path]:
+    """Answer for a drained gateway with blue live."""
+    answers = {f"show map {MAP_PATH}": "0x55d live blue\n0x55e drained yes\n\n", "show stat": STAT}
+    with answering(tmp_path / "drained.sock", answers) as path:
+        yield path
+
+
 class TestGateway:
     def test_the_live_colour_is_read_from_the_running_map(self, admin_socket: Path) -> None:
-        assert live_colour(admin_socket, "/conf/live.map") == "green"
+        assert live_colour(admin_socket) == "green"
 
-    def test_a_map_without_the_entry_is_an_error(self, admin_socket: Path) -> None:
-        with pytest.raises(GatewayError, match="no entry"):
-            live_colour(admin_socket, "/conf/other.map")
+    def test_a_map_without_the_entry_is_an_error(self, tmp_path: Path) -> None:
+        with (
+            answering(tmp_path / "admin.sock", {f"show map {MAP_PATH}": "\n"}) as path,
+            pytest.raises(GatewayError, match="no entry"),
+        ):
+            live_colour(path)
 
     @pytest.mark.parametrize(("answer", "word"), [("0x55d live green\n\n", "green"), ("\n", "none")])
     def test_a_map_that_was_cleared_sends_requests_to_nobody(self, tmp_path: Path, answer: str, word: str) -> None:
         (tmp_path / "gateway" / "run").mkdir(parents=True)
-        with answering(tmp_path / "gateway" / "run" / "admin.sock", {"show map /live.map": answer}):
-            assert read_gateway("cats", tmp_path, "/live.map").serving == word
+        with answering(tmp_path / "gateway" / "run" / "admin.sock", {f"show map {MAP_PATH}": answer}):
+            assert read_gateway("cats", tmp_path).serving == word
 
     def test_servers_that_are_not_up_are_named_with_their_state(self, admin_socket: Path) -> None:
         down = servers_down(admin_socket, "bk_blue", {"0", "1", "2"})
@@ -360,9 +371,9 @@ class TestGateway:
         live_map.write_text("live hold-green\n")
         # The run that let them wait may have died since; the file's time is from then.
         os.utime(live_map, (time.time() - 12, time.time() - 12))
-        answers = {"show map /live.map": "0x55d live hold-green\n\n", "set map /live.map live blue": "\n"}
+        answers = {f"show map {MAP_PATH}": "0x55d live hold-green\n\n", f"set map {MAP_PATH} live blue": "\n"}
         with answering(tmp_path / "run" / "admin.sock", answers):
-            done = switch(tmp_path, "/live.map", "blue", bake=False)
+            done = switch(tmp_path, "blue", bake=False)
         assert (done.previous, done.changed) == ("hold-green", True)
         assert done.held == pytest.approx(12, abs=2)
         assert live_map.read_text() == "live blue\n"
@@ -384,7 +395,7 @@ class TestGateway:
         with answering(tmp_path / "run" / "admin.sock", {"show stat": STAT}):
             other = threading.Timer(0.2, end_it)
             other.start()
-            outcome = bake(tmp_path, "/live.map", "blue", ["0"], seconds=1)
+            outcome = bake(tmp_path, "blue", ["0"], seconds=1)
             other.join()
         assert outcome.reason == ""
         assert not (tmp_path / NOTE).exists()
@@ -400,24 +411,24 @@ class TestGateway:
         note = tmp_path / "switch.json"
         note.write_text("{}")
         (tmp_path / "run").mkdir()
-        with answering(tmp_path / "run" / "admin.sock", {"show map /live.map": "0x55d live blue\n\n"}):
-            assert mend(tmp_path, "/live.map", "blue", write=False) is True
-            done = switch(tmp_path, "/live.map", "blue", bake=False)
-            assert mend(tmp_path, "/live.map", "blue") is False
+        with answering(tmp_path / "run" / "admin.sock", {f"show map {MAP_PATH}": "0x55d live blue\n\n"}):
+            assert mend(tmp_path, "blue", write=False) is True
+            done = switch(tmp_path, "blue", bake=False)
+            assert mend(tmp_path, "blue") is False
         assert (done.previous, done.changed, live_map.read_text()) == ("blue", True, "live blue\n")
         # Whether the release has proved itself is another question.
         assert note.exists()
 
     def test_a_gateway_that_forgot_where_requests_go_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
-        answers = {"show map /live.map": "\n", "add map /live.map live blue": "\n"}
+        answers = {f"show map {MAP_PATH}": "\n", f"add map {MAP_PATH} live blue": "\n"}
         with answering(tmp_path / "run" / "admin.sock", answers):
-            assert mend(tmp_path, "/live.map", "blue") is True
+            assert mend(tmp_path, "blue") is True
         assert (tmp_path / "conf" / "live.map").read_text() == "live blue\n"
 
     def test_a_map_that_is_a_folder_is_mended_before_a_gateway_runs(self, tmp_path: Path) -> None:
         (tmp_path / "conf" / "live.map").mkdir(parents=True)
-        assert mend(tmp_path, "/live.map", "none") is True
+        assert mend(tmp_path, "none") is True
         assert (tmp_path / "conf" / "live.map").read_text() == "live none\n"
 
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"to": "blue"}', '{"to": "blue", "from": "green", "at": 1}'])
@@ -425,21 +436,23 @@ class TestGateway:
         (tmp_path / "switch.json").write_text(content)
         assert pending(tmp_path, "blue") == {}
 
-    def test_a_drained_gateway_says_so(self, admin_socket: Path) -> None:
-        assert is_drained(admin_socket, "/conf/drained.map")
-        assert not is_drained(admin_socket, "/conf/live.map")
-        set_drained(admin_socket, "/conf/live.map", True)
+    def test_a_drained_gateway_says_so(self, admin_socket: Path, drained_socket: Path) -> None:
+        assert is_drained(drained_socket)
+        assert not is_drained(admin_socket)
+        set_drained(admin_socket, True)
         with pytest.raises(GatewayError, match=r"serve again: Unknown command"):
-            set_drained(admin_socket, "/conf/live.map", False)
+            set_drained(admin_socket, False)
 
-    def test_a_colour_serves_with_one_instance_that_is_up(self, admin_socket: Path, tmp_path: Path) -> None:
-        assert wait_until_serving(admin_socket, "/conf/drained.map", seconds=0) == ""
-        assert wait_until_serving(admin_socket, "/conf/live.map", seconds=0.1) == "green is live"
-        assert "nothing.sock" in wait_until_serving(tmp_path / "nothing.sock", "/conf/live.map", seconds=0.1)
+    def test_a_colour_serves_with_one_instance_that_is_up(
+        self, admin_socket: Path, drained_socket: Path, tmp_path: Path
+    ) -> None:
+        assert wait_until_serving(drained_socket, seconds=0) == ""
+        assert wait_until_serving(admin_socket, seconds=0.1) == "green is live"
+        assert "nothing.sock" in wait_until_serving(tmp_path / "nothing.sock", seconds=0.1)
 
     def test_nobody_on_the_socket_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(GatewayError, match=r"admin\.sock"):
-            live_colour(tmp_path / "admin.sock", "/conf/live.map")
+            live_colour(tmp_path / "admin.sock")
 
     @pytest.mark.parametrize(("content", "colour"), [("live blue\n", "blue"), ("", ""), ("other blue\n", "")])
     def test_the_map_file(self, tmp_path: Path, content: str, colour: str) -> None:
