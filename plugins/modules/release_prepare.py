@@ -40,6 +40,10 @@ path: {description: The release's directory, returned: success, type: str}
 """
 
 
+# The name of a release's folder, as a pattern of file names.
+IDENTITY = "[0-9a-f]" * 12
+
+
 def write_release(folder: Path, files: dict[str, str]) -> bool:
     """Write the directory in one step; return whether it was new, or damaged and written again."""
     if folder.is_dir():
@@ -49,7 +53,7 @@ def write_release(folder: Path, files: dict[str, str]) -> bool:
         return bool(files) and not intact
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The host's lock is ours: what is half written belongs to a run that died.
-    for unfinished in folder.parent.glob(".*"):
+    for unfinished in folder.parent.glob(f".{IDENTITY}.*"):
         shutil.rmtree(unfinished, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

@@ -52,6 +52,10 @@ pruned: {description: What was removed, returned: success, type: list, elements:
 """
 
 
+# The name of a release's folder; what else lies beside it is somebody's own.
+IDENTITY = re.compile(r"[0-9a-f]{12}")
+
+
 def timestamp(seconds: float) -> str:
     """Return the time as ISO 8601 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -67,7 +71,11 @@ def bundle_directory(state_dir: Path, release: dict[str, Any]) -> Path:
 
 def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
     """Remove the releases that are not in keep, and the bundles and images that none of those kept, nor live, uses."""
-    releases = {path.name: path for path in (state_dir / "releases").glob("[0-9a-f]*") if path.is_dir()}
+    releases = {
+        path.name: path
+        for path in (state_dir / "releases").glob("*")
+        if IDENTITY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    }
     described = {name: read_json(path / "release.json") for name, path in releases.items() if is_kept(path)}
     used = [live, *(release for name, release in described.items() if name in keep)]
     bundles = {bundle_directory(state_dir, release) for release in used}
@@ -83,20 +91,35 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
         if old is None:
             continue
         bundle = bundle_directory(state_dir, old)
-        if bundle not in bundles and bundle.is_dir():
+        # A link is somebody's own arrangement, and so is what it leads to.
+        if bundle not in bundles and bundle.is_dir() and not bundle.is_symlink():
             shutil.rmtree(bundle)
             pruned.append(f"bundle {bundle.parent.name} {bundle.name}")
         if old["image"]["id"] not in images:
             # An image that something else still uses, or that is gone already, is none of our business.
             with contextlib.suppress(DockerError):
-                run_docker(["image", "rm", *image_names(old["image"]["id"])])
+                run_docker(["image", "rm", *own_names(old["image"])])
                 pruned.append(f"image {old['image']['id'][:19]}")
     return pruned
 
 
-def image_names(image_id: str) -> list[str]:
-    """Return the tags of the image; removing the last tag removes the image."""
-    return run_docker(["image", "inspect", "--format", '{{join .RepoTags "\\n"}}', image_id]).split() or [image_id]
+def repository_of(reference: str) -> str:
+    """Return a reference without tag and digest."""
+    folder, slash, name = reference.partition("@")[0].rpartition("/")
+    return f"{folder}{slash}{name.partition(':')[0]}"
+
+
+def own_names(image: dict[str, Any]) -> list[str]:
+    """Return the image's tags in the repository that the release had it from; an image without tags has its id.
+
+    Removing the last tag removes the image; one that somebody else has tagged stays under that name.
+    """
+    names = run_docker(["image", "inspect", "--format", '{{join .RepoTags "\\n"}}', image["id"]]).split()
+    repository = repository_of(str(image.get("tag") or ""))
+    own = [name for name in names if repository in ("", repository_of(name))]
+    if names and not own:
+        raise DockerError(f"image {image['id']} is tagged as {', '.join(names)}")
+    return own or [image["id"]]
 
 
 def main() -> None:

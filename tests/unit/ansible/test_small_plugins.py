@@ -1,0 +1,52 @@
+"""Plugins of a few lines, each as Ansible uses it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.gpu_hosts.timm.plugins.filter.gpu_instances import FilterModule
+from ansible_collections.gpu_hosts.timm.plugins.lookup.root_dir import LookupModule
+from ansible_collections.gpu_hosts.timm.plugins.module_utils import hold
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import parse_report
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+REPORT = Path(__file__).parent / "fixtures/nvidia_smi/l4_570.xml"
+
+
+def test_each_chosen_gpu_gets_an_instance() -> None:
+    gpu_instances = FilterModule().filters()["gpu_instances"]
+    gpus = parse_report(REPORT.read_text(encoding="utf-8"))["gpus"]
+    names = [f"nvidia.com/gpu={gpu['index']}" for gpu in gpus]
+    found = gpu_instances("all", gpus, "cdi", names)
+    assert [(one["gpu"], one["driver"]) for one in found] == [(name, "cdi") for name in names]
+    assert [one["gpu"] for one in gpu_instances([0], gpus, "nvidia", [])] == [gpus[0]["uuid"]]
+
+
+def test_the_collection_lies_where_the_checkout_is() -> None:
+    assert LookupModule().run([]) == [str(REPOSITORY)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [({}, "gpu-1"), ({"ansible_host": "192.0.2.1"}, "192.0.2.1"), ({"ansible_host": "a", "deploy_address": "b"}, "b")],
+)
+def test_a_host_is_reached_at(settings: dict[str, str], place: str) -> None:
+    assert reach("gpu-1", settings) == place
+
+
+def test_a_hold_that_ended_is_not_begun_anew_by_a_sign_of_life(tmp_path: Path) -> None:
+    sign = tmp_path / "conf" / "hold.alive"
+    sign.parent.mkdir()
+    hold.go_on(tmp_path)
+    assert not sign.exists()
+    hold.begin(tmp_path)
+    os.utime(sign, (0, 0))
+    hold.go_on(tmp_path)
+    assert sign.stat().st_mtime > 0
+    hold.end(tmp_path)
+    hold.go_on(tmp_path)
+    assert not sign.exists()
