@@ -125,7 +125,7 @@ def leave_strange_files(host: Host) -> None:
     """Leave what editors, archives and people leave, in every folder of the service's state."""
     folders = [host.state_dir, *(path for path in host.state_dir.rglob("*") if path.is_dir())]
     for folder in (path for path in folders if path.name != "0000-backup.json"):
-        for name in (b".swp", b"notes.txt", b"9999-copy of it.json", b"two\nlines", b"not UTF-8 \xff", b"--help"):
+        for name in (b".swp", b"notes.txt", b"copy of it.json", b"two\nlines", b"not UTF-8 \xff", b"--help"):
             Path(os.fsdecode(bytes(folder) + b"/" + name)).write_text("mine\n")
         (folder / "0000-backup.json").mkdir(exist_ok=True)
         (folder / "nowhere.json").unlink(missing_ok=True)
