@@ -45,6 +45,10 @@ umask 022
 cd "$1" && exec 9<. && flock 9 || exit 1
 # Whoever had it may have removed the folder with his lock.
 [ . -ef "$1" ] || exit 3
+# A folder of somebody's makes room, and is kept beside it, as everywhere in the service's state.
+[ -z "$3" ] || for name in {LOCK_NAME} {WRITER_NAME}; do
+  [ ! -d $name ] || rmdir $name 2>/dev/null || mv $name "$(mktemp -d $name.aside-XXXXXX)" || exit 1
+done
 held=$(cat {LOCK_NAME} 2>/dev/null)
 if [ "$held" != "$2" ]; then
   printf '%s\\n' "$held"

@@ -21,7 +21,7 @@ def read_lock(state_dir: Path) -> dict[str, Any]:
     try:
         holder = json.loads((state_dir / LOCK_NAME).read_text(encoding="utf-8"))
         found = {key: str(holder[key]) for key in ("owner", "controller", "since")}
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         found = dict.fromkeys(("owner", "controller", "since"), "")
         if not working:
             return {}

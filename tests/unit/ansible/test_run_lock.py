@@ -134,6 +134,21 @@ class TestLock:
         assert take(swap, owner("one"), break_it=True) == {}
         assert read_lock(tmp_path) == owner("one")
 
+    @pytest.mark.parametrize("name", [LOCK_NAME, WRITER_NAME])
+    def test_a_folder_in_its_place_is_nobody_s_lock_and_makes_room(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).mkdir()
+        assert lock_facts(tmp_path) == {}
+        (tmp_path / name / "notes.txt").write_text("mine")
+        assert take(on_this_machine(tmp_path), owner("one")) == {}
+        assert read_lock(tmp_path) == owner("one")
+        assert [path.read_text() for path in tmp_path.glob(f"{name}.aside-*/{name}/notes.txt")] == ["mine"]
+
+    def test_an_empty_folder_in_its_place_goes(self, tmp_path: Path) -> None:
+        (tmp_path / LOCK_NAME).mkdir()
+        assert take(on_this_machine(tmp_path), owner("one")) == {}
+        assert read_lock(tmp_path) == owner("one")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK_NAME, WRITER_NAME]
+
     def test_what_cannot_be_written_says_why(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         command = swap_command(tmp_path / "file", "", "{}")
