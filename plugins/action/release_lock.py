@@ -219,7 +219,7 @@ def take(swap: Swap, me: dict[str, Any], break_it: bool, patience: int, waiting:
                 swap(mine, "", 0)
                 raise LockError(
                     f"The host is still being worked on: waited {waited} s for {describe_work(said)}. "
-                    "Nothing was touched. Let it end, or end it there, then run again; "
+                    "Nothing was changed. Let it end, or end it there, then run again; "
                     "inference_service_lock_timeout says how long to wait."
                 )
             waiting(describe_work(said))
@@ -296,7 +296,7 @@ class ActionModule(HostScript):
             result.update(
                 failed=True,
                 msg=f"Another run works on this service of {host}: {describe(result['holder'])}; {working} runs there "
-                "at this moment. Nothing was touched. Wait until it has ended; if you know that it is dead, run again "
+                "at this moment. Nothing was changed. Wait until it has ended; if you know that it is dead, run again "
                 "with -e inference_service_break_lock=true.",
             )
         return result

@@ -1,4 +1,4 @@
-"""Action: refuse a deploy whose sources on the controller cannot make a release, before any host is touched."""
+"""Action: refuse a deploy whose sources on the controller cannot make a release, before any host is changed."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ STEPS = (
     (
         r"no answer from http\S+: timed out",
         "If the instances are healthy (`docker ps`), a firewall lies before them: restart Docker, which makes its "
-        "rules anew (`systemctl restart docker`), then run the playbook again.",
+        "rules again (`systemctl restart docker`), then run the playbook again.",
     ),
     (
         r"No space left on device|not enough disk space",
@@ -27,7 +27,7 @@ STEPS = (
     ),
     (
         r"CUDA out of memory",
-        "The GPU has no room for this release beside the one that serves: let it take that one's place with "
+        "The GPU has no room for a second release. Replace the running one instead of starting beside it: set "
         "inference_service_strategy=recreate, or free memory (`nvidia-smi` names the processes).",
     ),
     (
@@ -35,7 +35,7 @@ STEPS = (
         "If the model may take that long, raise inference_service_latency_budget_ms, then run the playbook again.",
     ),
 )
-OTHERWISE = "Mend the cause and run the playbook again; docs/TROUBLESHOOTING.md explains the messages."
+OTHERWISE = "Fix the cause and run the playbook again; docs/TROUBLESHOOTING.md explains the messages."
 
 
 def next_step(failure: str) -> str:

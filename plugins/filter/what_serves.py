@@ -22,7 +22,7 @@ def what_serves(look: Mapping[str, Any], expected: str = "", failed: str = "") -
     if release == expected:
         return f"Release {release} keeps serving at {url}."
     if release == failed:
-        return f"It stays live at {url}, because the release before is not up."
+        return f"The new release stays live at {url} because the previous one is no longer running."
     return f"Release {release} ({look['model']} {look['version']}) serves at {url}."
 
 

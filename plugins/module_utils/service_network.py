@@ -134,7 +134,7 @@ def remove_foreign(name: str, network: dict[str, Any], own: set[str]) -> None:
         raise NetworkError(
             f"The Docker network {name} was not made by this project, and {', '.join(sorted(strangers))} is on it. "
             f"Take it off (`docker network disconnect {name} {sorted(strangers)[0]}`) or set another "
-            "inference_service_name, then run again. Nothing was touched."
+            "inference_service_name, then run again. Nothing was changed."
         )
     for key in network.get("Containers") or {}:
         run_docker(["network", "disconnect", "--force", name, key])

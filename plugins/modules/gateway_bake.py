@@ -82,7 +82,7 @@ def main() -> None:
         ending = (
             f"the release before got the requests again {outcome.back_seconds:.2f} s after that was seen"
             if outcome.went_back
-            else "the release before is not up, so the gateway was not switched back"
+            else "the previous release is no longer running, so the gateway was not switched back"
         )
         module.fail_json(msg=f"{outcome.reason}; {ending}", **result)
     if outcome.former:

@@ -48,7 +48,7 @@ def main() -> None:
     except (GatewayError, OSError) as error:
         module.fail_json(
             msg=f"The gateway's map in {params['state_dir']}/conf cannot be mended: {error}. "
-            "Free space or mend the permissions there, then run again."
+            "Free space or fix the permissions there, then run again."
         )
     module.exit_json(changed=changed)
 

@@ -71,7 +71,7 @@ options:
     type: float
     default: 10
   smi_timeout:
-    description: Seconds to wait for nvidia-smi, which starts every GPU anew where persistence mode is off.
+    description: Seconds to wait for nvidia-smi, which starts every GPU again where persistence mode is off.
     type: float
     default: 60
   root:

@@ -173,14 +173,14 @@ def startable_release(state_dir: Path, identity: str) -> dict[str, Any]:
             raise
         raise ReleaseError(
             f"release {identity} cannot be started: its image {image.get('tag') or image['id'][:19]} is no longer on "
-            "this host. Nothing was touched. Bring the image back (`docker load`, `docker pull`), deploy the model "
-            f"{bundle['name']} {bundle['version']} anew, or name another release with -e inference_service_release=ID"
+            "this host. Nothing was changed. Bring the image back (`docker load`, `docker pull`), deploy the model "
+            f"{bundle['name']} {bundle['version']} again, or name another release with -e inference_service_release=ID"
         ) from error
     manifest = state_dir / "bundles" / bundle["name"] / bundle["version"] / "bundle.json"
     if not manifest.is_file():
         raise ReleaseError(
-            f"release {identity} cannot be started: {manifest} is missing. Nothing was touched. Deploy the model "
-            f"{bundle['name']} {bundle['version']} anew, or name another release with -e inference_service_release=ID"
+            f"release {identity} cannot be started: {manifest} is missing. Nothing was changed. Deploy the model "
+            f"{bundle['name']} {bundle['version']} again, or name another release with -e inference_service_release=ID"
         )
     return release
 

@@ -100,7 +100,7 @@ def main() -> None:
         changed = write_instances(state_dir / "instances", module.params["instances"])
     except OSError as error:
         module.fail_json(
-            msg=f"The release cannot be written: {error}. Free space or mend the permissions there, then run again."
+            msg=f"The release cannot be written: {error}. Free space or fix the permissions there, then run again."
         )
     module.exit_json(changed=new or changed, path=str(folder))
 

@@ -65,7 +65,7 @@ def main() -> None:
     except NotOursError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{state_dir} cannot be changed: {error}. Mend that, then run again.")
+        module.fail_json(msg=f"{state_dir} cannot be changed: {error}. Fix that, then run again.")
     module.exit_json(changed=bool(found), removed=[str(path) for path in found])
 
 

@@ -51,7 +51,7 @@ STEPS = {
     r": (?:command )?not found": "Install that there, or set ansible_become_method to what the host has.",
     r"No space left on device|Disk quota exceeded": "Free space there (`df -h`, `df -i`).",
     r"Read-only file system": "Make the file system writable; `dmesg` says why it is not.",
-    r"Permission denied|Operation not permitted": "Mend the permissions there.",
+    r"Permission denied|Operation not permitted": "Fix the permissions there.",
     r"Input/output error": "Look at the disk (`dmesg`).",
     r"the connection ended": "Look whether the host is up, then run again.",
 }
@@ -108,7 +108,7 @@ def read_answer(marker: str, output: str, errors: str = "") -> Answer:
 def next_step(reason: str) -> str:
     """Return what to do about the reason."""
     known = (step for pattern, step in STEPS.items() if re.search(pattern, reason, re.IGNORECASE))
-    return next(known, "Mend that on the host, then run again.")
+    return next(known, "Fix that on the host, then run again.")
 
 
 class ActionModule(Watched):

@@ -100,7 +100,7 @@ def model_faults(name: str, version: str, source: str, checksum: str, recipe: st
     folder = Path(source).expanduser() / name / version
     if (folder / "bundle.json").exists():
         faults = "; ".join(bundle_faults(folder, name, version))
-        remedy = "Copy it from its origin again, or make it anew with `bundle create`."
+        remedy = "Copy it from its origin again, or make it again with `bundle create`."
         return (f"The bundle {folder} is damaged: {faults}. {remedy}",) if faults else ()
     wanted = json.loads(recipe)
     if not wanted:

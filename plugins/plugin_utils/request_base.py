@@ -1,4 +1,4 @@
-"""Base of the actions that look, on the controller alone, at what was asked for before a host is touched."""
+"""Base of the actions that look, on the controller alone, at what was asked for before a host is changed."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def assess_stale_specs(facts: Facts, severity: str) -> list[Finding]:
             f"The CDI specification {spec['path']} was written for driver {spec['driver_version']}, "
             f"but {running} is running.",
             f"{spec['path']} names libraries of {spec['driver_version']}",
-            "Write it anew: systemctl restart nvidia-cdi-refresh.service, or nvidia-ctk cdi generate "
+            "Write it again: systemctl restart nvidia-cdi-refresh.service, or nvidia-ctk cdi generate "
             f"--output={spec['path']}; remove a copy that nothing refreshes.",
         )
         for spec in _stale(facts)
@@ -191,7 +191,7 @@ def assess_uvm_number(facts: Facts, severity: str) -> list[Finding]:
             severity,
             "The CDI specification has a wrong device number for /dev/nvidia-uvm: CUDA fails where nvidia-smi works.",
             f"{spec['path']} says major {spec['uvm_major']}, /proc/devices says {actual}",
-            "Write the specification anew, now that nvidia-uvm is loaded: modprobe nvidia-uvm && "
+            "Write the specification again, now that nvidia-uvm is loaded: modprobe nvidia-uvm && "
             "systemctl restart nvidia-cdi-refresh.service.",
         )
         for spec in _with_wrong_number(facts)
@@ -211,7 +211,7 @@ def assess_offered(facts: Facts, modes: list[str], severity: str) -> list[Findin
             f"No CDI specification offers {', '.join(missing)}"
             + (": it was written before GPUs were split, or split otherwise." if slices else ", which is to be used."),
             f"offered {', '.join(facts['toolkit']['cdi_devices'])}",
-            "Write it anew, after each change of the GPUs and of MIG: systemctl restart nvidia-cdi-refresh.service, or "
+            "Write it again after each change of the GPUs and of MIG: systemctl restart nvidia-cdi-refresh.service, or "
             "nvidia-ctk cdi generate.",
         )
     ]

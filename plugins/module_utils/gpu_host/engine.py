@@ -166,7 +166,7 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
             remedy = f"{install}, or install it by hand."
         elif "permission denied" in engine["message"].lower():
             summary = "This user may not use Docker's socket."
-            remedy = "Deploy with become (the playbooks do), or add the user to the group docker and log in anew."
+            remedy = "Deploy with become (the playbooks do), or add the user to the group docker and log in again."
         elif engine["daemon_present"]:
             summary = "The Docker engine does not answer."
             remedy = (

@@ -61,7 +61,7 @@ def assess_answer(facts: Facts) -> list[Finding]:
                 "error",
                 "nvidia-smi does not answer in time: the driver is slow, or it or a GPU hangs.",
                 f"{smi['message']}; nvidia-persistenced is {persistenced}",
-                "Without persistence each call starts every GPU anew: systemctl enable --now nvidia-persistenced, and "
+                "Without persistence each call starts every GPU again: systemctl enable --now nvidia-persistenced, and "
                 "try again, with a higher nvidia_driver_smi_timeout where there are many. If it still hangs, look for "
                 "NVRM and Xid lines in dmesg, drain this host and reboot it.",
             )

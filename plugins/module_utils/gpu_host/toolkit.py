@@ -104,7 +104,7 @@ def assess_hook(facts: Facts, modes: list[str]) -> list[Finding]:
             "Containers lose the GPU at the next systemctl daemon-reload: a hook gives it behind systemd's back.",
             f"CDI is off, toolkit {toolkit['version'] or 'unknown'}, cgroup driver systemd",
             "Let containers get the GPU through CDI (docker_engine_cdi=true); until then a container that says NVML: "
-            "Unknown Error must be created anew.",
+            "Unknown Error must be recreated.",
         )
     ]
 

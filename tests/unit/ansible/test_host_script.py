@@ -132,7 +132,7 @@ class TestAnswer:
         )
 
     def test_what_is_not_known_has_a_next_step_too(self) -> None:
-        assert next_step("something else") == "Mend that on the host, then run again."
+        assert next_step("something else") == "Fix that on the host, then run again."
 
 
 def over_a_terminal(command: str, first: str = "\r\n") -> tuple[int, bytes, bytes]:

@@ -1,4 +1,4 @@
-"""Values that somebody might slip in end the run before a host is touched, or arrive where they belong as they are."""
+"""Values that somebody might slip in end the run before a host is changed, or arrive where they belong as they are."""
 
 from __future__ import annotations
 

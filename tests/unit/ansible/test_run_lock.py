@@ -239,7 +239,7 @@ class TestWriter:
     def test_who_waits_too_long_gives_the_lock_back(self, tmp_path: Path, orphan: subprocess.Popen[bytes]) -> None:
         waited: list[str] = []
         with pytest.raises(
-            LockError, match=r"waited \d+ s for process \d+ \(sleep 987\), left by .* Nothing was touched"
+            LockError, match=r"waited \d+ s for process \d+ \(sleep 987\), left by .* Nothing was changed"
         ):
             take_and_wait(on_this_machine(tmp_path), owner("two"), True, 1, waited.append)
         assert waited

@@ -1,4 +1,4 @@
-"""A run that would not do what its command line asks for ends before any host is touched, and says what to do."""
+"""A run that would not do what its command line asks for ends before any host is changed, and says what to do."""
 
 from __future__ import annotations
 

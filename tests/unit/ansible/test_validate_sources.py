@@ -1,4 +1,4 @@
-"""What a release cannot be made of ends a deploy before any host is touched: found on the controller, without torch."""
+"""What a release cannot be made of ends a deploy before any host is changed: found on the controller, without torch."""
 
 from __future__ import annotations
 
