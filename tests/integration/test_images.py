@@ -23,11 +23,11 @@ PLAYBOOK = """
 - hosts: localhost
   gather_facts: false
   tasks:
-    - service_image: {state: saved, images: ["{{ image }}"]}
+    - gpu_hosts.timm.service_image: {state: saved, images: ["{{ image }}"]}
       register: saved
     - ansible.builtin.command: "docker image rm {{ image }}"
-    - service_image: {state: loaded, parcel: "{{ saved.parcel | combine(other) }}"}
-    - service_image: {state: loaded, parcel: "{{ saved.parcel }}"}
+    - gpu_hosts.timm.service_image: {state: loaded, parcel: "{{ saved.parcel | combine(other) }}"}
+    - gpu_hosts.timm.service_image: {state: loaded, parcel: "{{ saved.parcel }}"}
       register: again
     - ansible.builtin.assert: {that: again is not changed}
 """

@@ -29,4 +29,6 @@ def test_each_look_has_its_sentence(look: dict[str, object], expected: str, said
 
 
 def test_a_release_that_stays_although_it_failed_is_named_as_such() -> None:
-    assert what_serves({**LIVE, "release": "cc"}, "aa", "cc").startswith("The new release stays live at http://127.0.0.1:8000")
+    assert what_serves({**LIVE, "release": "cc"}, "aa", "cc").startswith(
+        "The new release stays live at http://127.0.0.1:8000"
+    )
