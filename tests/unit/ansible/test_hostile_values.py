@@ -40,6 +40,7 @@ ACTIVE = [
 # A value that is right, for options whose default is none or empty.
 SAMPLES: dict[str, Any] = {
     "deploy_address": "gpu-1",
+    "gateway_answer_seconds": 75,
     "gateway_awaited_hosts": ["gpu-1"],
     "gateway_trusted_proxies": ["192.0.2.0/24"],
     "logs_release": "0123456789ab",
