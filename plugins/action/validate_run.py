@@ -14,12 +14,13 @@ from ansible.playbook import Playbook
 from ansible.utils.display import Display
 
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import ROOT
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import default_of
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 
 # What Ansible gives a meaning of its own.
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
 DEMO = Path("inventory/local")
-SERVICE = "cat-breeds-api"
+NAME = "inference_service_name"
 
 
 def unknown_tags(asked: Iterable[str], known: Iterable[str]) -> str:
@@ -115,7 +116,7 @@ class ActionModule(RequestBase):
     def _confirmed(self, task_vars: dict[str, Any], sources: Iterable[str]) -> str:
         """Have somebody confirm what this run removes; return why it is refused, '' when it is not."""
         hosts = self.hosts_of_run(task_vars, "inference_hosts", "load_balancers")
-        services = {host: settings.get("inference_service_name", SERVICE) for host, settings in hosts.items()}
+        services = {host: settings.get(NAME, default_of(NAME)) for host, settings in hosts.items()}
         what = ", ".join(f"{service} on {host}" for host, service in services.items())
         where = f"the inventory {' '.join(sources)}, as none was given with -i"
         try:

@@ -15,6 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.model_source import model_bytes, model_faults
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_options
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import HostSettings
@@ -119,7 +120,7 @@ class ActionModule(RequestBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         self.validate_argument_spec({})
         task_vars = task_vars or {}
-        options = self.read_options()
+        options = read_options()
         defaults = {name: spec.get("default", "") for owner in options.values() for name, spec in owner.items()}
         hosts = self.hosts_of_run(task_vars, "inference_hosts")
         found: dict[str, list[str]] = {}

@@ -15,6 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import rule_fault, shown
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_options
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import HostSettings
 
@@ -162,7 +163,7 @@ class ActionModule(RequestBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         self.validate_argument_spec({})
         task_vars = task_vars or {}
-        options = self.read_options()
+        options = read_options()
         hosts = self.hosts_of_run(task_vars, "inference_hosts", "load_balancers")
         found: dict[str, list[str]] = {}
         places: dict[str, str] = {}

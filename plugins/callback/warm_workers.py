@@ -19,6 +19,7 @@ from ansible.plugins.loader import (
 )
 
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION, ROOT
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_spec
 
 DOCUMENTATION = r"""
 name: warm_workers
@@ -53,6 +54,8 @@ class CallbackModule(CallbackBase):
         for kind, loader in (("action", action_loader), ("lookup", lookup_loader)):
             for path in (ROOT / "plugins" / kind).glob("*.py"):
                 loader.get(f"{COLLECTION}.{path.stem}", class_only=True)
+        # Defaults that many tasks ask for.
+        read_spec(ROOT / "roles" / "inference_service")
         connection_loader.get("local", class_only=True)
         shell_loader.get("sh", class_only=True)
         # A collection touches every object, and what a fork touches is copied; a task is over before it has garbage.

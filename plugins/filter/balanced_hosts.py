@@ -11,9 +11,10 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Address, socket_address
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import default_of
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
 
-DEFAULT_PORT = 8000
+PORT = "inference_service_port"
 LOCAL = ("local", "ansible.builtin.local")
 # What may stand in a line of HAProxy's configuration.
 PLAIN = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
@@ -31,7 +32,7 @@ def balanced_hosts(hosts: Iterable[str], variables: Mapping[str, Mapping[str, An
                     f"A load balancer cannot have {word!r} as name or address of {host}: letters, digits and .:_- "
                     "only. Correct the inventory; deploy_address names another address."
                 )
-        port = int(settings.get("inference_service_port", DEFAULT_PORT))
+        port = int(settings.get(PORT, default_of(PORT)))
         found.append({"name": host, "address": address, "port": port})
     return found
 

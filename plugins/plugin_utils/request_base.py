@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.template import trust_as_template
-
-from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import ROOT
 
 if TYPE_CHECKING:
 
@@ -30,12 +26,6 @@ if TYPE_CHECKING:
 
 else:
     from ansible.plugins.action import ActionBase
-
-# Who owns the options that belong to no role.
-PLAYBOOKS = "playbooks"
-
-# The specification of each option, by its name.
-Options = dict[str, dict[str, Any]]
 
 
 class HostSettings:
@@ -67,17 +57,6 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-
-    @staticmethod
-    def read_options(checkout: Path = ROOT) -> dict[str, Options]:
-        """Return the options of each role's main entry point, and those of the playbooks."""
-        found: dict[str, Options] = {}
-        for owner in (*sorted(checkout.glob("roles/*")), checkout / PLAYBOOKS):
-            specs = owner / "meta" / "argument_specs.yml"
-            if specs.exists():
-                content = yaml.safe_load(specs.read_text(encoding="utf-8")) or {}
-                found[owner.name] = content.get("argument_specs", {}).get("main", {}).get("options") or {}
-        return found
 
     def hosts_of_run(self, task_vars: dict[str, Any], *groups: str) -> dict[str, HostSettings]:
         """Return what is set for each host of the groups that this run works on."""

@@ -209,6 +209,13 @@ FACTS = {
         "roles/gateway/files/hold.lua",
         "roles/gateway/vars/main.yml",
     ],
+    # The name of the service and of its image are two facts with one value.
+    r"(?<!registry\.example/)\bcat-breeds-api\b": [
+        "roles/inference_image/defaults/main.yml",
+        "roles/inference_image/meta/argument_specs.yml",
+        "roles/inference_service/defaults/main.yml",
+        "roles/inference_service/meta/argument_specs.yml",
+    ],
     r"(?<![\w/])conf/live\.map": ["plugins/module_utils/gateway_paths.py"],
     r"\brun/admin\.sock|\"admin\.sock\"": ["plugins/module_utils/gateway_paths.py"],
     r"\[\{self\.ip\}\]|\[\{(?:address|host)\}\]": ["plugins/module_utils/published.py"],
@@ -228,7 +235,7 @@ def test_a_fact_has_one_place(fact: str) -> None:
                 path.suffix in (".py", ".yml", ".j2", ".lua")
                 and "collections" not in path.relative_to(REPOSITORY).parts
             ):
-                text = re.sub(r'(?s)^(DOCUMENTATION|EXAMPLES) = r""".*?"""', "", path.read_text(encoding="utf-8"))
+                text = re.sub(r'(?ms)^(DOCUMENTATION|EXAMPLES) = r""".*?"""', "", path.read_text(encoding="utf-8"))
                 if re.search(fact, text):
                     places.append(str(path.relative_to(REPOSITORY)))
     assert places == FACTS[fact]

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpu_hosts.timm.plugins.action.validate_variables import ActionModule, value_fault
+from ansible_collections.gpu_hosts.timm.plugins.action.validate_variables import value_fault
 from ansible_collections.gpu_hosts.timm.plugins.filter.balanced_hosts import balanced_hosts
 from ansible_collections.gpu_hosts.timm.plugins.filter.env_file import env_file_value
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import PROSE
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_options
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-OPTIONS = {name: spec for owner in ActionModule.read_options(REPOSITORY).values() for name, spec in owner.items()}
+OPTIONS = {name: spec for owner in read_options(REPOSITORY).values() for name, spec in owner.items()}
 # What a line, a shell, Compose, HAProxy or a path makes something else of.
 BROKEN = ["{}\n", "{}\nuser: root", "{}\r", "{}\x00", "{}\x1b[2J", "{}\u2028next", "\n{}"]
 ACTIVE = [

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from ansible_collections.gpu_hosts.timm.plugins.filter.gpu_instances import FilterModule
 from ansible_collections.gpu_hosts.timm.plugins.lookup.root_dir import LookupModule
 from ansible_collections.gpu_hosts.timm.plugins.module_utils import hold
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import parse_report
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import default_of
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -50,3 +53,19 @@ def test_a_hold_that_ended_is_not_begun_anew_by_a_sign_of_life(tmp_path: Path) -
     hold.end(tmp_path)
     hold.go_on(tmp_path)
     assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "value"),
+    [({}, "/var/lib/cat-breeds-api"), ({"inference_service_state_dir": "/srv/{{ name }}", "name": "x"}, "/srv/x")],
+)
+def test_an_option_is_what_is_set_or_the_default_of_its_role(variables: dict[str, str], value: str) -> None:
+    given = {name: trust_as_template(text) for name, text in variables.items()}
+    templar = Templar(loader=DataLoader(), variables=given)
+    template = trust_as_template("{{ lookup('gpu_hosts.timm.option', 'inference_service_state_dir') }}")
+    assert templar.template(template) == value
+
+
+def test_what_is_no_option_is_refused() -> None:
+    with pytest.raises(KeyError):
+        default_of("inference_service_stat_dir")

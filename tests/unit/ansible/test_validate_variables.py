@@ -15,13 +15,13 @@ import pytest
 import yaml
 
 from ansible_collections.gpu_hosts.timm.plugins.action.validate_variables import (
-    ActionModule,
     meant,
     refusal,
     spelling_fault,
     value_fault,
 )
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_options
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ROLES: dict[str, dict[str, dict[str, Any]]] = {
@@ -29,7 +29,7 @@ ROLES: dict[str, dict[str, dict[str, Any]]] = {
     "gateway": {"gateway_image": {"type": "str"}, "gateway_port": {"type": "int"}},
     "model_bundle": {"model_bundle_version": {"type": "str"}},
 }
-REAL = ActionModule.read_options(REPOSITORY)
+REAL = read_options(REPOSITORY)
 
 
 class Project:
