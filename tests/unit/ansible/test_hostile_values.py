@@ -41,7 +41,6 @@ ACTIVE = [
 # A value that is right, for options whose default is none or empty.
 SAMPLES: dict[str, Any] = {
     "gateway_name": "cats",
-    "gateway_answer_seconds": 75,
     "deploy_address": "gpu-1",
     "gateway_answer_seconds": 75,
     "gateway_awaited_hosts": ["gpu-1"],
