@@ -32,12 +32,12 @@ _DEVICE_NODES = ("nvidiactl", "nvidia-uvm")
 
 
 def parse_loaded_driver(text: str) -> dict[str, str]:
-    """Turn /proc/driver/nvidia/version into `{version, flavour}`; flavour is open, proprietary or empty."""
+    """Turn /proc/driver/nvidia/version into `{version, flavor}`; flavor is open, proprietary or empty."""
     match = re.search(r"^NVRM version:.*?\b" + _VERSION + r"\b", text, re.MULTILINE)
     if not match:
-        return {"version": "", "flavour": ""}
+        return {"version": "", "flavor": ""}
     line = match.group(0)
-    return {"version": match.group(1), "flavour": "open" if "Open Kernel Module" in line else "proprietary"}
+    return {"version": match.group(1), "flavor": "open" if "Open Kernel Module" in line else "proprietary"}
 
 
 def kernel_release(root: Path) -> str:
@@ -47,21 +47,21 @@ def kernel_release(root: Path) -> str:
 
 
 def parse_modinfo(text: str) -> dict[str, str]:
-    """Turn the output of modinfo into `{version, flavour, signer}`."""
+    """Turn the output of modinfo into `{version, flavor, signer}`."""
     fields = dict(re.findall(r"^(version|license|signer):[ \t]*(.*)$", text, re.MULTILINE))
     version = re.search(_VERSION, fields.get("version", ""))
     # The open modules are licensed under both, the proprietary ones say NVIDIA.
     licence = fields.get("license", "")
-    flavour = "open" if "GPL" in licence else "proprietary" if licence else ""
+    flavor = "open" if "GPL" in licence else "proprietary" if licence else ""
     return {
         "version": version.group(1) if version else "",
-        "flavour": flavour,
+        "flavor": flavor,
         "signer": fields.get("signer", "").strip(),
     }
 
 
 def module_on_disk(root: Path, run: Runner, timeout: float) -> dict[str, str]:
-    """Version, flavour and signer of the nvidia module that the next boot would load; empty when there is none."""
+    """Version, flavor and signer of the nvidia module that the next boot would load; empty when there is none."""
     release = kernel_release(root)
     folder = root / "lib/modules" / release
     files = sorted(path for path in folder.rglob("nvidia*.ko*") if _MODULE.fullmatch(path.name)) if release else []
@@ -135,7 +135,7 @@ def driver_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
     dkms = run(["dkms", "status"], timeout) if not loaded["version"] else Outcome(missing=True)
     return {
         "loaded_version": loaded["version"],
-        "flavour": loaded["flavour"] or disk["flavour"],
+        "flavor": loaded["flavor"] or disk["flavor"],
         "disk_version": disk["version"],
         "disk_signer": disk["signer"],
         "user_version": user_space_version(root),

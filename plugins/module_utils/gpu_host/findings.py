@@ -25,7 +25,7 @@ from .gpus import (
 )
 from .kernel_log import assess_events
 from .nvidia_smi import assess_answer
-from .pci import all_passed_through, assess_flavour, assess_nouveau, assess_passed_through
+from .pci import all_passed_through, assess_flavor, assess_nouveau, assess_passed_through
 from .platform import WSL2, assess_platform
 from .selinux import assess_selinux
 from .toolkit import access_modes, assess_hook, assess_settings, no_access
@@ -68,7 +68,7 @@ def assess_driver(facts: Facts, expected: str, requirements: Facts) -> list[Find
     found += assess_events(facts)
     found += assess_nouveau(facts, severity)
     if not any(item["severity"] == "error" and item["id"] != "GPU020" for item in found):
-        found += assess_versions(facts) or assess_flavour(facts, severity) or assess_answer(facts)
+        found += assess_versions(facts) or assess_flavor(facts, severity) or assess_answer(facts)
     if facts["nvidia_smi"]["answered"]:
         found += assess_choice(facts)
     found += assess_pinning(facts)

@@ -36,7 +36,7 @@ def gpu_facts(root: Path, run: Runner, timeout: float, smi_timeout: float) -> di
     return {
         **platform_facts(root, run, timeout),
         "pci_devices": devices,
-        "flavour_needed": modules_needed(devices),
+        "flavor_needed": modules_needed(devices),
         "nvswitches": nvswitches(root),
         "log": read_kernel_log(run, timeout) if present else parse_kernel_log(""),
         "units": read_units(run, timeout) if present else {},

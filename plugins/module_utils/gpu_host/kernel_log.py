@@ -64,7 +64,7 @@ _PLAN = "Plan a reset of this GPU (nvidia-smi --gpu-reset, with nothing using it
 
 
 def parse_kernel_log(text: str) -> dict[str, Any]:
-    """Turn log lines into `{xids: [{pci_address, code, count, text}], module_rejected, flavour_wanted}`."""
+    """Turn log lines into `{xids: [{pci_address, code, count, text}], module_rejected, flavor_wanted}`."""
     events: dict[tuple[str, int], dict[str, Any]] = {}
     for line in text.splitlines():
         match = _XID.search(line)
@@ -88,7 +88,7 @@ def parse_kernel_log(text: str) -> dict[str, Any]:
         "sxids": list(switches.values()),
         "fallen": gone,
         "module_rejected": rejected[-1:],
-        "flavour_wanted": wanted,
+        "flavor_wanted": wanted,
     }
 
 

@@ -66,32 +66,32 @@ def assess_nouveau(facts: Facts, severity: str) -> list[Finding]:
     ]
 
 
-def assess_flavour(facts: Facts, severity: str) -> list[Finding]:
+def assess_flavor(facts: Facts, severity: str) -> list[Finding]:
     """GPU005: the kernel modules of the other licence cannot drive a GPU; a warning where every chosen one answers."""
-    flavour = facts["driver"]["flavour"]
+    flavor = facts["driver"]["flavor"]
     listed = {short_address(gpu["pci_address"]) for gpu in facts["gpus"]}
     silent = [
         device
         for device in facts["pci_devices"]
         if short_address(device["address"]) not in listed and device["driver"] not in _FOREIGN
     ]
-    needed = facts["log"]["flavour_wanted"] or modules_needed(silent)
-    if not flavour or not silent or needed in {flavour, "either"}:
+    needed = facts["log"]["flavor_wanted"] or modules_needed(silent)
+    if not flavor or not silent or needed in {flavor, "either"}:
         return []
     return [
         finding(
             "GPU005",
             severity,
-            f"The {flavour} kernel modules are installed, but this host's GPU works only with the {needed} ones."
+            f"The {flavor} kernel modules are installed, but this host's GPU works only with the {needed} ones."
             if severity == "error"
             else f"A GPU that the service does not use works only with the {needed} kernel modules.",
             f"{', '.join(item['address'] for item in silent)} ({silent[0]['device']}) not seen by nvidia-smi; "
-            f"the kernel's log {f'asks for the {needed} modules' if facts['log']['flavour_wanted'] else 'is silent'}",
+            f"the kernel's log {f'asks for the {needed} modules' if facts['log']['flavor_wanted'] else 'is silent'}",
             f"Install the {needed} modules of the same version (Ubuntu: nvidia-driver-BRANCH-server"
             f"{'-open' if needed == 'open' else ''}; RHEL family: stream BRANCH-"
             f"{'open' if needed == 'open' else 'dkms'}) and reboot."
             if severity == "error"
-            else f"Leave the {flavour} modules: those that would drive this card may not drive the GPUs that answer. "
+            else f"Leave the {flavor} modules: those that would drive this card may not drive the GPUs that answer. "
             "Its place is in another host.",
         )
     ]

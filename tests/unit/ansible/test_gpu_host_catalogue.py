@@ -140,21 +140,21 @@ class TestReports:
         ]
 
     def test_loaded_modules(self) -> None:
-        assert parse_loaded_driver(fixture("proc/open_575")) == {"version": "575.57.08", "flavour": "open"}
+        assert parse_loaded_driver(fixture("proc/open_575")) == {"version": "575.57.08", "flavor": "open"}
         assert parse_loaded_driver(fixture("proc/proprietary_535")) == {
             "version": "535.183.01",
-            "flavour": "proprietary",
+            "flavor": "proprietary",
         }
 
     def test_modules_on_disk(self) -> None:
         assert parse_modinfo(fixture("modinfo/open_580")) == {
             "version": "580.82.07",
-            "flavour": "open",
+            "flavor": "open",
             "signer": "gpu-3 Secure Boot Module Signature key",
         }
         assert parse_modinfo(fixture("modinfo/proprietary_550")) == {
             "version": "550.144.03",
-            "flavour": "proprietary",
+            "flavor": "proprietary",
             "signer": "",
         }
 
@@ -279,7 +279,7 @@ class TestModuleRefused:
     def test_gpu029_not_beside_a_card_that_works(self, host: Host) -> None:
         host.pci("0000:65:00.0", device="0x128b", driver="")
         assert of("GPU029", host.driver()) == []
-        assert host.facts()["flavour_needed"] == "either"
+        assert host.facts()["flavor_needed"] == "either"
 
     @staticmethod
     def foreign(host: Host, module: str, device: str) -> None:

@@ -93,11 +93,11 @@ class TestParsers:
         assert parse_compute_capabilities("GPU-a, 9.0\nGPU-b, [N/A]\n\nField is not valid") == {"GPU-a": "9.0"}
 
     @pytest.mark.parametrize(
-        ("name", "version", "flavour"),
+        ("name", "version", "flavor"),
         [("proprietary_550", "550.144.03", "proprietary"), ("open_580", "580.82.07", "open")],
     )
-    def test_the_loaded_driver(self, name: str, version: str, flavour: str) -> None:
-        assert parse_loaded_driver(fixture(f"proc/{name}")) == {"version": version, "flavour": flavour}
+    def test_the_loaded_driver(self, name: str, version: str, flavor: str) -> None:
+        assert parse_loaded_driver(fixture(f"proc/{name}")) == {"version": version, "flavor": flavor}
 
     def test_specifications_as_yaml_and_as_json(self) -> None:
         assert parse_spec(fixture("cdi/nvidia_550.yaml.txt")) == {
