@@ -10,6 +10,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import 
     LABEL_COLOUR,
     LABEL_INSTANCE,
     LABEL_NAME,
+    DockerError,
     inspect_listed,
     run_docker,
 )
@@ -49,12 +50,17 @@ def alias_of(container: dict[str, Any]) -> str:
     return f"{found[LABEL_COLOUR]}-{found.get(LABEL_INSTANCE, '')}" if LABEL_COLOUR in found else ""
 
 
+def runs(container: dict[str, Any]) -> bool:
+    """Return whether the container runs; one that ends again and again has no address in between, and needs none."""
+    return bool(container["State"].get("Running")) and not container["State"].get("Restarting")
+
+
 def is_attached(container: dict[str, Any], name: str, network_id: str) -> bool:
     """Return whether the container is on the network, under its alias if it has one, or will be when it starts."""
     endpoint = (container.get("NetworkSettings", {}).get("Networks") or {}).get(name)
     if endpoint is None or endpoint.get("NetworkID") not in ("", network_id):
         return False
-    if container["State"].get("Running") and not endpoint.get("IPAddress"):
+    if runs(container) and not endpoint.get("IPAddress"):
         return False
     alias = alias_of(container)
     return not alias or alias in (endpoint.get("Aliases") or [])
@@ -119,12 +125,21 @@ def mend(name: str) -> list[str]:
         mode = container["HostConfig"].get("NetworkMode", "")
         if is_attached(container, name, network["Id"]) or is_beyond_mending(mode, name, network["Id"]):
             continue
-        if name in (container.get("NetworkSettings", {}).get("Networks") or {}) and container["State"].get("Running"):
-            run_docker(["network", "disconnect", "--force", name, container["Id"]])
+        if name in (container.get("NetworkSettings", {}).get("Networks") or {}) and runs(container):
+            take_off(name, container["Id"])
         alias = alias_of(container)
         run_docker(["network", "connect", *([f"--alias={alias}"] if alias else []), name, container["Id"]])
         done.append(f"put {container['Name'].lstrip('/')} on the network {name}")
     return done
+
+
+def take_off(name: str, container: str) -> None:
+    """Take a container off the network; it may have ended meanwhile."""
+    try:
+        run_docker(["network", "disconnect", "--force", name, container])
+    except DockerError as error:
+        if "is not connected" not in str(error):
+            raise
 
 
 def remove_foreign(name: str, network: dict[str, Any], own: set[str]) -> None:
@@ -137,5 +152,5 @@ def remove_foreign(name: str, network: dict[str, Any], own: set[str]) -> None:
             "inference_service_name, then run again. Nothing was changed."
         )
     for key in network.get("Containers") or {}:
-        run_docker(["network", "disconnect", "--force", name, key])
+        take_off(name, key)
     run_docker(["network", "rm", network["Id"]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network imp
     is_ours,
     labels,
     remove_foreign,
+    take_off,
 )
 
 NETWORK = {"Id": "n1", "Name": "svc", "Labels": labels("svc")}
@@ -50,6 +53,8 @@ def endpoint(network: str = "n1", address: str = "172.18.0.2", *aliases: str) ->
         # Not started since it was put there: it gets an address when it is.
         (container(endpoint("n1", "", "blue-0"), running=False), True),
         (container(endpoint("", "", "blue-0"), running=False), True),
+        # It ends as often as it is started.
+        ({**container(endpoint("n1", "", "blue-0")), "State": {"Running": True, "Restarting": True}}, True),
         # The gateway is looked for by nobody.
         (container(endpoint("n1"), colour=""), True),
         (container(endpoint("n1", "", "x"), colour=""), False),
@@ -108,3 +113,13 @@ def test_what_the_engine_lacks_comes_with_the_next_step(words: str, step: str) -
     assert said.startswith(words)
     assert step in said
     assert bool(step) == (said != words)
+
+
+def test_a_container_that_ends_while_it_is_taken_off_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\necho "Error response from daemon: $5" >&2\nexit 1\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    take_off("svc", "container c1 is not connected to network svc")
+    with pytest.raises(DockerError, match="no such container"):
+        take_off("svc", "no such container: c1")
