@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from app import cpus
 from app.errors import DeviceLostError, ServiceError
 from app.metrics import Metrics
 from app.watch import Watch
@@ -129,6 +130,7 @@ class Batcher:
         return more
 
     def _work(self) -> None:
+        cpus.keep_to_one()
         while True:
             taken, alone = self._take()
             if not taken:
@@ -163,9 +165,8 @@ class Batcher:
     def _compute(self, batch: Sequence[_Entry], pixels: "Sequence[Tensor]", *, alone: bool) -> None:
         started = time.perf_counter()
         try:
-            self._engine.use_threads(alone=alone)
             with self._watch.working():
-                rankings = self._engine.predict(pixels)
+                rankings = self._engine.predict(pixels, alone=alone)
         except DeviceLostError as error:
             self._on_device_lost(str(error))
             self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))

@@ -28,3 +28,10 @@ def _quota(cgroup: Path) -> float | None:
     if limit in ("max", "-1"):
         return None
     return int(limit) / int(period)
+
+
+def keep_to_one() -> None:
+    """Have what torch computes in the calling thread, like a resize, stay on one CPU: others work beside it."""
+    import torch
+
+    torch.set_num_threads(1)

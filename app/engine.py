@@ -1,26 +1,19 @@
-"""The engine: one model on one device, turning a batch of pixels into ranked classes."""
+"""Engines: what answers a batch of pixels, whatever runs the model."""
 
-import copy
-import logging
-import threading
-import time
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from app import folding, packing
-from app.bundle.manifest import TOP_K, Activation, Input
-from app.errors import DeviceLostError, GpuRequiredError
-from app.graphs import GraphRunner
-from app.precision import Precision
-from app.timing import shortest
+Runtime = Literal["torch", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
-log = logging.getLogger(__name__)
-
-# Messages of errors after which a CUDA context computes nothing any more.
-_FATAL = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "NCCL error", "CUDA driver error")
+# What Pillow makes gray of the three colors with.
+LUMA = (0.299, 0.587, 0.114)
+# An image that takes one core this long is always faster on all of them.
+LARGE_SECONDS = 0.03
 
 
 class Ranking(NamedTuple):
@@ -30,260 +23,27 @@ class Ranking(NamedTuple):
     probabilities: list[float]
 
 
-def choose_device(wanted: str, require_gpu: bool) -> str:
-    """The device to compute on; a GpuRequiredError when a GPU is demanded and none is there."""
-    if wanted != "cpu" and torch.cuda.is_available():
-        return "cuda"
-    if require_gpu or wanted == "cuda":
-        reason = "API_DEVICE is cpu" if wanted == "cpu" else "torch sees no CUDA device"
-        raise GpuRequiredError(
-            f"A GPU is required but {reason}: check nvidia-smi on the host, that the container was given a GPU "
-            f"(docker-compose.gpu.yml), and that the image is a CUDA one (its torch is {torch.__version__}, CUDA "
-            f"{torch.version.cuda or 'none'}).",
-        )
-    return "cpu"
+class Engine(ABC):
+    """One model on one device: on a GPU used from one thread, on a CPU from as many as share its cores."""
 
+    runtime: Runtime
 
-Layout = Literal["contiguous", "channels_last"]
-
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-_NONE = torch.empty(0)
-# Images of one attempt: few, as each costs time until the model is ready.
-_TRIED = 4
-# An image that takes one core this long is always faster on all of them.
-_LARGE_SECONDS = 0.03
-_PAUSE_SECONDS = 0.005
-# All threads must save this much, as requests that come meanwhile wait for them.
-_WORTH_IT = 0.8
-# What Pillow makes gray of the three colors with.
-_LUMA = (0.299, 0.587, 0.114)
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What folding may change, relative to the largest output: the order of float operations, in so many digits. More means
-# that the trace is another model.
-_FOLDING_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
-
-
-def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module with its weights in another type; the module itself keeps its own."""
-    changed = folding.without_norms(module)
-    # What is not copied but taken from here; by the identity of what it stands for.
-    instead: dict[int, object] = {
-        id(value): nn.Parameter(changed.pop(name, value).to(dtype), requires_grad=False)
-        for name, value in module.named_parameters()
-    }
-    instead |= {
-        id(value): changed.pop(name, value).to(dtype)
-        for name, value in module.named_buffers()
-        if value.is_floating_point()
-    }
-    copied = copy.deepcopy(module, instead)
-    # Biases of convolutions that had none.
-    for name, value in changed.items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(copied.get_submodule(parent), leaf, nn.Parameter(value.to(dtype), requires_grad=False))
-    return copied
-
-
-class Engine:
-    """Runs a model: on a GPU from one thread, on a CPU from as many as share its cores."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        settings: Input,
-        activation: Activation,
-        device: str,
-        max_batch: int,
-        precision: Precision = "fp32",
-        layout: Layout = "channels_last",
-        ranked: int = TOP_K,
-    ) -> None:
+    def __init__(self, device: str, max_batch: int, precision: Precision) -> None:
         self.device = device
         self.max_batch = max_batch
-        self.precision = precision
-        self.layout = layout
-        self.packed = False
-        self.seconds = 0.0
-        self.answers: list[Ranking] = []
-        self._type = _TYPES[precision]
-        if device == "cuda":
-            # The GPU image leaves out cuDNN's attention library; torch has its own kernels.
-            torch.backends.cuda.enable_cudnn_sdp(False)
-        self._module = (module if precision == "fp32" else _copy(module, self._type)).to(device)
-        self._layout = _LAYOUTS[layout]
-        if device == "cuda":
-            for weight in self._module.parameters():
-                if weight.dim() == 4:
-                    weight.data = weight.data.contiguous(memory_format=self._layout)
-        self._activation = activation
-        # How many classes an answer has; where a picture may have several, all of them.
-        self._ranked = ranked
-        # Images always come with three channels.
-        self._size = (3, *settings.size[1:])
-        self._luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1) if settings.size[0] == 1 else None
-        self._mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
-        self._std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
-        self._out_of_memory = False
-        self._frozen: nn.Module | None = None
-        self._pixels = self._logits = _NONE
-        self._graphs: GraphRunner | None = None
-        self._lone_threads = 1
-        self._threads = threading.local()
+        self.precision: Precision = precision
 
-    @property
-    def folded(self) -> bool:
-        """Whether a folded trace is served."""
-        return self.packed or isinstance(self._module, torch.jit.ScriptModule)
+    @abstractmethod
+    def predict(self, images: "Sequence[Tensor]", *, alone: bool = False) -> list[Ranking]:
+        """Rank the classes of each image of uint8 CHW pixels; `alone` when no other thread computes meanwhile."""
 
-    def attempt(self, images: Sequence[Tensor], *, freeze: bool = False) -> None:
-        """Answer images and measure it: `answers`, and the `seconds` of an image on one core, of a full batch on a GPU.
+    @abstractmethod
+    def prepare(self, seconds: float) -> None:
+        """Make the first requests pay for nothing; `seconds` is what an image was measured to take."""
 
-        With `freeze` the folded trace is made too, which `optimise` then finds.
-        """
-        if self.device == "cpu":
-            self._set_threads(1)
-        # At least two, for what optimise() compares with them.
-        tried = images[:_TRIED] if len(images) > 1 else [*images, *images]
-        self.seconds = shortest(lambda: self._try(tried)) / len(tried)
-        if self.device == "cuda":
-            full = [tried[number % len(tried)] for number in range(self.max_batch)]
-            self.seconds = shortest(lambda: self.predict(full), time.perf_counter)
-        with torch.inference_mode():
-            self.answers = self._rankings(*self._best(self._logits))[: len(images)]
-        for start in range(len(tried), len(images), self.max_batch):
-            self.answers += self.predict(images[start : start + self.max_batch])
-        if freeze:
-            self._frozen = folding.freeze(self._module, self._pixels[:1])
 
-    def optimise(self, threads: int = 1) -> None:
-        """Fold the model; pack it where that is faster, or on a GPU record its batches as graphs.
+class NotBuiltError(Exception):
+    """A runtime cannot make an engine of this model, or not on this device."""
 
-        What cannot be done is logged and left out.
-        """
-        if not self.answers:
-            generator = torch.Generator().manual_seed(0)
-            self.attempt(list(torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)))
-        if self.device == "cpu":
-            self._set_threads(threads)
-        frozen = self._frozen or folding.freeze(self._module, self._pixels[:1])
-        if frozen:
-            self._take_faster(frozen)
-        self._frozen, self._pixels, self._logits = None, _NONE, _NONE
-        if self.device == "cuda":
-            self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
 
-    def _take_faster(self, frozen: nn.Module) -> None:
-        """Serve a frozen trace that answers as the module does, or what packing makes of it where that is faster."""
-        tried = (self._pixels[:2], self._logits[:2], _FOLDING_TOLERANCE[self.precision])
-        seconds = folding.measured(frozen, *tried, "not_folded")
-        if seconds is None:
-            return
-        self._module = frozen
-        packed = packing.pack(frozen) if self.device == "cpu" else None
-        if packed:
-            less = folding.measured(packed, *tried, "not_packed")
-            if less is not None and less < seconds:
-                self._module, self.packed = packed, True
-
-    def _try(self, images: Sequence[Tensor]) -> None:
-        with torch.inference_mode():
-            self._pixels = self._normalise(self._collect(images).to(self.device))
-            self._logits = self._module(self._pixels).float()
-
-    def warm_up(self, threads: int = 1) -> None:
-        """Run the largest batch and a lone image, so that the first requests pay for nothing.
-
-        On a CPU this decides whether a lone image gets all threads. For a small model their meeting costs more than it
-        saves, which is measured.
-        """
-        blank = torch.zeros(self._size, dtype=torch.uint8)
-        if self.device == "cpu":
-            self._set_threads(threads)
-        self.predict([blank] * self.max_batch)
-        if self.device == "cpu" and self.seconds < _LARGE_SECONDS:
-            # Between two requests the other threads fall asleep; waking them is part of what they cost.
-            def after_a_pause() -> None:
-                time.sleep(_PAUSE_SECONDS)
-                self.predict([blank])
-
-            alone: dict[int, float] = {}
-            for number in sorted({1, threads}):
-                self._set_threads(number)
-                alone[number] = shortest(after_a_pause, time.perf_counter) - _PAUSE_SECONDS
-            self._lone_threads = threads if alone[threads] < _WORTH_IT * alone[1] else 1
-        else:
-            self._lone_threads = threads
-            self.predict([blank])
-
-    def use_threads(self, *, alone: bool) -> None:
-        """Give the calling thread its own core, or all of them when no other thread computes."""
-        if self.device == "cpu":
-            self._set_threads(self._lone_threads if alone else 1)
-
-    def _set_threads(self, threads: int) -> None:
-        # The number belongs to the calling thread.
-        if getattr(self._threads, "number", 0) != threads:
-            torch.set_num_threads(threads)
-            self._threads.number = threads
-
-    def predict(self, images: Sequence[Tensor]) -> list[Ranking]:
-        """Rank the classes of each image, halving the batch when the device has no memory for it."""
-        try:
-            rankings = self._forward(images)
-        except torch.OutOfMemoryError as error:
-            if self._out_of_memory:
-                raise DeviceLostError(f"The device ran out of memory twice in a row: {error}") from error
-            self._out_of_memory = True
-        except RuntimeError as error:
-            if any(text in str(error) for text in _FATAL):
-                raise DeviceLostError(f"The device failed: {error}") from error
-            raise
-        else:
-            self._out_of_memory = False
-            return rankings
-        # Outside the handler, so that the failed forward's tensors are no longer referenced by the traceback.
-        half = max(1, len(images) // 2)
-        self.max_batch = max(1, min(self.max_batch, half))
-        log.warning("The device ran out of memory; batches are limited to %d", self.max_batch)
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
-        return [
-            ranking for start in range(0, len(images), half) for ranking in self.predict(images[start : start + half])
-        ]
-
-    def _forward(self, images: Sequence[Tensor]) -> list[Ranking]:
-        with torch.inference_mode():
-            if self._graphs:
-                values, indices = self._graphs.run(images)
-            else:
-                values, indices = self._answer(self._collect(images).to(self.device))
-            return self._rankings(values, indices)
-
-    def _collect(self, images: Sequence[Tensor]) -> Tensor:
-        # Decoders deliver pixels in the order of the picture's bytes; in this layout each image is one plain copy.
-        batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, memory_format=torch.channels_last)
-        for target, image in zip(batch, images, strict=True):
-            target.copy_(image)
-        return batch
-
-    def _normalise(self, batch: Tensor) -> Tensor:
-        # The same arithmetic as torchvision's ToTensor and Normalize, for the whole batch at once.
-        pixels = batch.to(torch.float32, memory_format=self._layout)
-        if self._luma is not None:
-            pixels = (pixels * self._luma).sum(1, keepdim=True).round_()
-        return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._type)
-
-    def _answer(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The best probabilities and their classes; everything on the device, so only they travel back."""
-        return self._best(self._module(self._normalise(batch)).float())
-
-    def _best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities = logits.softmax(1) if self._activation == "softmax" else logits.sigmoid()
-        if self._activation == "binary":
-            probabilities = torch.cat((1 - probabilities, probabilities), dim=1)
-        values, indices = probabilities.topk(min(self._ranked, probabilities.shape[1]), dim=1)
-        return values, indices
-
-    @staticmethod
-    def _rankings(values: Tensor, indices: Tensor) -> list[Ranking]:
-        return [Ranking(ids, best) for ids, best in zip(indices.tolist(), values.tolist(), strict=True)]
+Build = Callable[[Runtime, Precision], Engine]

@@ -1,20 +1,14 @@
 """Folding: a model traced and frozen for inference, with its batch norms inside its convolutions."""
 
-import logging
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from app.timing import shortest
 
-log = logging.getLogger(__name__)
-
-_REFUSED = {
-    "not_folded": "The model is served as it is, without folding",
-    "not_packed": "The model is served without packed weights",
-}
+class NotFoldedError(Exception):
+    """A model cannot be traced, or its trace is another model."""
 
 
 def without_norms(module: nn.Module) -> dict[str, Tensor]:
@@ -52,10 +46,10 @@ def _absorbed(conv_name: str, conv: nn.Module, norm_name: str, norm: nn.Module) 
     return changed
 
 
-def freeze(module: nn.Module, image: Tensor) -> nn.Module | None:
-    """The module traced and frozen, or nothing where it cannot be; `image` is a normalised batch of one.
+def freeze(module: nn.Module, image: Tensor) -> nn.Module:
+    """The module traced and frozen; a NotFoldedError where it cannot be. `image` is a normalized batch of one.
 
-    A frozen trace has no batch norms and runs without the interpreter lock, so that threads share one set of weights.
+    A frozen trace has no batch norms, and it is what other runtimes understand.
     """
     try:
         # What became a constant shows in the answers, which are compared.
@@ -67,36 +61,22 @@ def freeze(module: nn.Module, image: Tensor) -> nn.Module | None:
             shell.forward = module.__call__
             # A tensor made in inference mode cannot be traced.
             traced = torch.jit.trace(shell, image.clone(), check_trace=False)
-            frozen: nn.Module = torch.jit.freeze(traced.eval())
+            return torch.jit.freeze(traced.eval())
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        refuse("not_folded", f"{type(error).__name__}: {error}".splitlines()[0])
-        return None
-    return frozen
+        raise NotFoldedError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
 
 
-def measured(
-    candidate: Callable[[Tensor], Tensor], batch: Tensor, expected: Tensor, tolerance: float, code: str
-) -> float | None:
-    """Seconds of a batch that a rewritten model answers as expected; nothing, and a warning `code`, where it does not.
+def check(candidate: Callable[[Tensor], Tensor], batch: Tensor, expected: Tensor, tolerance: float) -> None:
+    """A NotFoldedError when a frozen trace does not answer as expected.
 
     `tolerance` bounds the change of an output, relative to the largest one where that is above 1. A batch size that
     became a constant inside the trace shows with more than one image.
     """
-    answers: list[Tensor] = []
     try:
         with torch.inference_mode():
-            seconds = shortest(lambda: answers.append(candidate(batch)))
-            change = (answers[0].float() - expected).abs().max() / expected.abs().max().clamp(min=1)
+            change = (candidate(batch).float() - expected).abs().max() / expected.abs().max().clamp(min=1)
     except Exception as error:  # a wrong trace may fail in any way on another batch
         # The interpreter of traces begins with where it was, and ends with what happened.
-        refuse(code, (str(error).strip() or type(error).__name__).splitlines()[-1])
-        return None
-    if change <= tolerance:
-        return seconds
-    refuse(code, f"its answers differ by {float(change):.2g}")
-    return None
-
-
-def refuse(code: str, reason: str) -> None:
-    """Log that the model is served without a way to be faster."""
-    log.warning(_REFUSED[code], extra={"code": code, "detail": reason})
+        raise NotFoldedError((str(error).strip() or type(error).__name__).splitlines()[-1]) from None
+    if not change <= tolerance:
+        raise NotFoldedError(f"its answers differ by {float(change):.2g}")

@@ -81,3 +81,16 @@ def imports() -> Iterator[None]:
             if stand_in is not None and vars(sys.modules.get(parent, sys)).get(child) is stand_in:
                 delattr(sys.modules[parent], child)
         sys.meta_path.insert(0, _InOrder())
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Have the import of a module fail inside the block, unless it is there already, for who can do without it."""
+    there = name in sys.modules
+    stand_ins: dict[str, Any] = {} if there else {name: None}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for stand_in in stand_ins:
+            sys.modules.pop(stand_in, None)

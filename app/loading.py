@@ -69,6 +69,8 @@ class Loading:
 
             phases = {"import": time.perf_counter() - started}
             model = serving.load(self._settings, phases)
+            # The module that was converted has cycles, and would stay for good.
+            gc.collect()
             # Nor need the collector walk through it between requests.
             gc.freeze()
         except Exception as error:  # it belongs to whoever waits for the model

@@ -108,6 +108,16 @@ class SpeedMetrics(_Answer):
     p95_inference_time_ms: float | None
 
 
+class EngineTrial(_Answer):
+    """One way to compute the model: the time of an image with every thread at work, and how much it changes answers."""
+
+    engine: str
+    precision: str
+    image_ms: float | None
+    largest_change: float | None
+    refused: str | None
+
+
 class ModelDetails(_Answer):
     """Everything known about the model."""
 
@@ -125,10 +135,10 @@ class ModelDetails(_Answer):
     multi_label: bool
     bundle: BundleInfo
     release: str | None
+    engine: str
     precision: str
-    folded: bool
-    packed: bool
-    channels_last: bool
+    engine_reason: str
+    engines_tried: list[EngineTrial]
     load_phases: dict[str, float]
 
 

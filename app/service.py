@@ -50,13 +50,6 @@ _RESERVE = 64 << 20
 _LEAST_ROOM = 64 << 20
 
 
-def _keep_to_one_core() -> None:
-    """Let the calling thread resize alone: others decode beside it."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 class Service:
     """The model with its queue, decode threads, metrics and lifecycle."""
 
@@ -73,7 +66,7 @@ class Service:
         self._decode_threads = settings.decode_threads or cpus.available()
         self.admission = Admission(settings.queue_size, settings.queue_seconds, cores=cpus.available())
         self._decoders = ThreadPoolExecutor(
-            self._decode_threads, thread_name_prefix="decode", initializer=_keep_to_one_core
+            self._decode_threads, thread_name_prefix="decode", initializer=cpus.keep_to_one
         )
         self._forward_ms: deque[float] = deque(maxlen=1000)
         self._predictions = 0
@@ -247,10 +240,7 @@ class Service:
         details = {
             "load_seconds": round(seconds, 3),
             "load_phases": model.load_phases,
-            "precision": model.engine.precision,
-            "folded": model.engine.folded,
-            "packed": model.engine.packed,
-            "channels_last": model.engine.layout == "channels_last",
+            **model.described(),
             "sha256": model.sha256,
             "decode_mib": model.decoder.limits.memory >> 20,
         }

@@ -1,11 +1,13 @@
 """The model in service: loaded, warmed up, and described."""
 
+import functools
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,14 +16,17 @@ from app.bundle import manifest as manifests
 from app.bundle import verify
 from app.checkpoint import Wish
 from app.checkpoint import read as read_checkpoint
-from app.engine import Engine, Layout, choose_device
+from app.engine import Build, Engine, Precision, Runtime
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
-from app.precision import Precision, choose
+from app.openvino_engine import OpenVinoEngine, convert
 from app.recipe import Given, settle
+from app.selection import Referee, Selection, ways
 from app.settings import PREFIX, Settings
+from app.torch_engine import TorchEngine, choose_device
 
 if TYPE_CHECKING:
+    import openvino
     from torch import Tensor, nn
 
 
@@ -30,8 +35,6 @@ log = logging.getLogger(__name__)
 CPU_BATCH = 4
 # Golden pictures that a start compares precisions with: fewer let a precision pass that others refuse.
 FEWEST_SAMPLES, MOST_SAMPLES = 3, 12
-# What a golden sample's probability may change by in a reduced precision; acceptance allows the same.
-TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class ServedModel:
     """What requests need of the model, and what it says about itself."""
 
     engine: Engine
+    selection: Selection
     decoder: Decoder
     name: str
     architecture: str
@@ -54,9 +58,29 @@ class ServedModel:
     torch_version: str
     load_phases: dict[str, float]
 
+    def described(self) -> dict[str, Any]:
+        """The engine: what was tried, and why this one computes."""
+        return {
+            "engine": self.engine.runtime,
+            "precision": self.engine.precision,
+            "engine_reason": self.selection.reason,
+            "engines_tried": [
+                {
+                    "engine": trial.engine,
+                    "precision": trial.precision,
+                    "image_ms": round(1000 * trial.seconds, 3) or None,
+                    "largest_change": None if trial.change is None or trial.change == math.inf else trial.change,
+                    "refused": trial.refused or None,
+                }
+                for trial in self.selection.trials
+            ],
+        }
+
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
+    """A model to make engines of, with all that is known of it."""
+
     module: "nn.Module"
     settings: manifests.Input
     activation: manifests.Activation
@@ -78,8 +102,8 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
     `phases` has the seconds of what came before and gets those of each step here.
     """
     phase = _Phases(phases)
-    device = choose_device(settings.device, settings.require_gpu)
-    source = _from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
+    device = choose_device("cpu" if settings.engine == "openvino" else settings.device, settings.require_gpu)
+    source = from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
     phase.ended("weights")
     # Each thread sets its own number; what is measured here is to run on one core of several that do the same.
     torch.set_num_threads(1)
@@ -89,18 +113,16 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
     # Large batches hardly help a CPU, and they leave the other cores without work.
     max_batch = min(settings.max_batch, CPU_BATCH) if on_cpu else settings.max_batch
 
-    def build(precision: Precision, layout: Layout) -> Engine:
-        ranked = manifests.TOP_K if source.threshold is None else len(source.labels)
-        return Engine(source.module, source.settings, source.activation, device, max_batch, precision, layout, ranked)
-
+    workers = threads if on_cpu else 1
     compared = samples(source.golden, Decoder(source.settings, manifests.GOLDEN_PIXELS))
-    engine = choose(settings.precision, device, build, compared, source.tolerance)
-    engine.optimise(threads)
+    referee = Referee(builder(source, device, max_batch, workers), compared, source.tolerance, workers)
+    selection = referee.choose(ways(settings.engine, settings.precision, device))
     phase.ended("engine")
-    engine.warm_up(threads)
+    selection.engine.prepare(selection.seconds)
     phase.ended("warm_up")
     return ServedModel(
-        engine=engine,
+        engine=selection.engine,
+        selection=selection,
         decoder=decoder,
         name=source.name,
         architecture=source.architecture,
@@ -111,10 +133,28 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
         image_size=source.settings.size[1],
         path=str(source.path),
         metrics=source.metrics,
-        workers=threads if on_cpu else 1,
+        workers=workers,
         torch_version=torch.__version__,
         load_phases={name: round(seconds, 3) for name, seconds in phases.items()},
     )
+
+
+def builder(source: Source, device: str, max_batch: int, threads: int) -> Build:
+    """What makes engines of a source; it is converted once, whatever the precision."""
+    ranked = manifests.TOP_K if source.threshold is None else len(source.labels)
+
+    @functools.cache
+    def converted() -> "openvino.Model":
+        return convert(source.module, source.settings, source.activation, ranked)
+
+    def build(runtime: Runtime, precision: Precision) -> Engine:
+        if runtime == "openvino":
+            return OpenVinoEngine(converted(), max_batch, precision, threads)
+        return TorchEngine(
+            source.module, source.settings, source.activation, device, max_batch, precision, ranked, threads
+        )
+
+    return build
 
 
 def samples(golden: Sequence[Path], decoder: Decoder) -> "list[Tensor]":
@@ -149,10 +189,11 @@ class _Phases:
         self._seconds[name], self._started = now - self._started, now
 
 
-def _from_bundle(directory: Path) -> _Source:
+def from_bundle(directory: Path) -> Source:
+    """The model of a bundle, verified."""
     verified = verify.verify(directory)
     manifest = verified.manifest
-    return _Source(
+    return Source(
         module=verified.module,
         settings=manifest.input,
         activation=manifest.activation,
@@ -165,11 +206,11 @@ def _from_bundle(directory: Path) -> _Source:
         path=directory / manifest.weights.file,
         metrics=manifest.metrics or {},
         golden=tuple(directory / sample.file for sample in manifest.golden_samples),
-        tolerance=TOLERANCE,
+        tolerance=manifests.read_golden(directory / manifest.golden.file).tolerance,
     )
 
 
-def _from_checkpoint(settings: Settings) -> _Source:
+def _from_checkpoint(settings: Settings) -> Source:
     path, architecture = settings.checkpoint_path, settings.model_name
     if path is None or architecture is None:
         raise BundleError("checkpoint_missing", "Set API_CHECKPOINT_PATH and API_MODEL_NAME.")
@@ -202,7 +243,7 @@ def _from_checkpoint(settings: Settings) -> _Source:
     inputs = recipe.inputs
     module = model.load(checkpoint.design, inputs.size, checkpoint.state, str(path))
     model.probe(module, checkpoint.design, inputs.size)
-    return _Source(
+    return Source(
         module=module,
         settings=inputs,
         activation=recipe.activation,
@@ -215,5 +256,5 @@ def _from_checkpoint(settings: Settings) -> _Source:
         path=path,
         metrics=checkpoint.metrics,
         golden=tuple(_shipped_golden()),
-        tolerance=TOLERANCE,
+        tolerance=manifests.TOLERANCE,
     )

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model computes.")
     require_gpu: bool = Field(default=False, description="Never become ready on a CPU.")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        default="auto", description="What computes the model; checked against torch at start."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Number format of the model; checked against fp32 at start."
     )
@@ -180,6 +183,11 @@ def _check_together(settings: Settings) -> None:
             "conflicting_settings",
             f"API_MAX_BYTES_IN_FLIGHT ({settings.max_bytes_in_flight}) is below the largest body ({largest}), which "
             "could never be admitted; raise it, or lower API_MAX_UPLOAD_BYTES or API_MAX_BATCH_BYTES.",
+        )
+    if settings.engine == "openvino" and settings.device == "cuda":
+        raise SettingsError(
+            "conflicting_settings",
+            "API_ENGINE is openvino, which computes on the CPU, and API_DEVICE is cuda; drop one of the two.",
         )
     if settings.max_files > settings.queue_size:
         raise SettingsError(

@@ -12,8 +12,9 @@ from PIL import Image
 from timm.data import create_transform
 
 from app.bundle import verify
+from app.bundle.manifest import read
 from app.imaging import Decoder, Mode
-from app.precision import Wanted
+from app.selection import WantedPrecision
 from bench import engines
 
 # Short sides of what is sent: the size of the web, of small cameras and of phones.
@@ -53,15 +54,13 @@ def jpegs(folder: Path) -> Iterator[bytes]:
 class Probabilities:
     """The probabilities of the best classes, as one mode computes them."""
 
-    def __init__(self, folder: Path, decode: Mode, wanted: Wanted) -> None:
-        verified = verify.verify(folder)
-        self.decoder = Decoder(verified.manifest.input, engines.LARGEST, decode)
+    def __init__(self, folder: Path, decode: Mode, wanted: WantedPrecision) -> None:
+        self.decoder = Decoder(read(folder)[0].input, engines.LARGEST, decode)
         # A named precision is used whatever it changes; only `auto` looks at the golden samples.
         if wanted == "auto":
-            self.engine = engines.as_served(folder, verified, self.decoder, 1)
+            self.engine = engines.as_served(folder, 1).engine
         else:
-            self.engine = engines.builder(verified, 1)(wanted, "channels_last")
-        self.engine.optimise()
+            self.engine = engines.build(folder, 1)("openvino", wanted)
 
     def __call__(self, content: bytes) -> dict[int, float]:
         """The best classes of one file."""
@@ -114,7 +113,7 @@ def main() -> None:
         "fast, fp32": Probabilities(bundle, "fast", "fp32"),
         "exact, bf16": Probabilities(bundle, "exact", "bf16"),
         "fast, bf16": Probabilities(bundle, "fast", "bf16"),
-        f"as served: fast, {served.engine.precision}": served,
+        f"as served: fast, {served.engine.runtime} {served.engine.precision}": served,
     }
     seen: dict[str, list[tuple[bool, float]]] = {name: [] for name in modes}
     for content in jpegs(folder):

@@ -38,7 +38,7 @@ def run(image: str, model: str, names: list[str], cells: list[tuple[str, int]], 
 
 LIMITS = {
     "forward_eager": "forward",
-    "forward_folded": "forward, folded",
+    "forward_served": "forward, as served",
     "decode_exact": "decode, exact",
     "decode_fast": "decode, fast",
     "both_usual": "combined as the peers work",

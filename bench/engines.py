@@ -1,29 +1,54 @@
-"""Inside the image: a bundle's model as the service would run it on this CPU, or in a way that is asked for."""
+"""Inside the image: a bundle's model as the service would run it on this CPU, or in a way that is asked for.
 
+    docker run --rm -v "$PWD/bench:/bench:ro" -v "$PWD/models/NAME/1:/bundle:ro" -e PYTHONPATH=/app:/ IMAGE \
+        python -m bench.engines /bundle
+
+Prints a table of every way to compute the model: how fast, how much it changes the golden samples, and which is taken.
+"""
+
+import sys
 from pathlib import Path
 
-from app.bundle.verify import VerifiedBundle
-from app.engine import Engine, Layout
+from app import cpus
+from app.bundle.manifest import GOLDEN_PIXELS
+from app.engine import Build
 from app.imaging import Decoder
-from app.precision import Build, Precision, choose
-from app.serving import TOLERANCE
+from app.selection import Referee, Selection, ways
+from app.serving import builder, from_bundle, samples
+from bench.figures import table
 
 # Pixels of the largest picture that is measured with.
 LARGEST = 50_000_000
 
 
-def builder(verified: VerifiedBundle, max_batch: int) -> Build:
+def build(folder: Path, max_batch: int) -> Build:
     """What makes engines of a bundle's model."""
-    manifest = verified.manifest
-
-    def build(precision: Precision, layout: Layout) -> Engine:
-        return Engine(verified.module, manifest.input, manifest.activation, "cpu", max_batch, precision, layout)
-
-    return build
+    return builder(from_bundle(folder), "cpu", max_batch, cpus.available())
 
 
-def as_served(folder: Path, verified: VerifiedBundle, decoder: Decoder, max_batch: int) -> Engine:
-    """The engine that the service would choose; not optimised yet."""
-    golden = (folder / sample.file for sample in verified.manifest.golden_samples)
-    samples = [decoder.decode(path.read_bytes()).pixels for path in golden]
-    return choose("auto", "cpu", builder(verified, max_batch), samples, TOLERANCE)
+def as_served(folder: Path, max_batch: int) -> Selection:
+    """What the service would choose."""
+    source = from_bundle(folder)
+    threads = cpus.available()
+    compared = samples(source.golden, Decoder(source.settings, GOLDEN_PIXELS))
+    referee = Referee(builder(source, "cpu", max_batch, threads), compared, source.tolerance, threads)
+    return referee.choose(ways("auto", "auto", "cpu"))
+
+
+def main() -> None:
+    """Print what was tried on each bundle."""
+    head = ["bundle", "engine", "images a second, every core", "largest change", "outcome"]
+    rows = []
+    for name in sys.argv[1:]:
+        selection = as_served(Path(name), 4)
+        for trial in selection.trials:
+            taken = (trial.engine, trial.precision) == (selection.engine.runtime, selection.engine.precision)
+            rate = f"{1 / trial.seconds:.1f}" if trial.seconds else ""
+            change = "" if trial.change is None else f"{trial.change:.2g}"
+            outcome = trial.refused or ("taken" if taken else "")
+            rows.append([name, f"{trial.engine} {trial.precision}", rate, change, outcome])
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()

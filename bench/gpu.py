@@ -25,8 +25,8 @@ import torch
 
 from app.bundle import verify
 from app.bundle.__main__ import main as bundle
-from app.engine import Engine, choose_device
-from app.precision import Precision
+from app.engine import Precision
+from app.torch_engine import TorchEngine, choose_device
 from bench.figures import table
 
 PHOTOGRAPH = Path("/app/app/data/golden/cat.jpg")
@@ -84,8 +84,8 @@ def engine_only(folder: Path, precision: Precision, batch: int, seconds: float, 
     """The engine from pixels in memory to ranked classes in memory."""
     verified = verify.verify(folder)
     manifest = verified.manifest
-    engine = Engine(verified.module, manifest.input, manifest.activation, device, batch, precision)
-    engine.optimise()
+    engine = TorchEngine(verified.module, manifest.input, manifest.activation, device, batch, precision)
+    engine.prepare(0.0)
     images = [torch.randint(0, 256, manifest.input.size, dtype=torch.uint8) for _ in range(batch)]
     return rate(lambda: engine.predict(images), batch, seconds, device)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from app import cpus
-from app.bundle import verify
+from app.bundle.manifest import read
 from app.engine import Engine
 from app.imaging import Decoder, Mode
 from bench import engines
@@ -51,22 +51,20 @@ def _decode(decoder: Decoder, photo: bytes) -> int:
 def main() -> None:
     """Print the rates of one bundle and one photograph as JSON."""
     bundle, photo, seconds = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), float(sys.argv[3])
-    verified = verify.verify(bundle)
-    settings = verified.manifest.input
+    settings = read(bundle)[0].input
     result: dict[str, float] = {}
     images = [torch.zeros(settings.size, dtype=torch.uint8)] * BATCH
     # As timm gives it, and as the service would run it on this CPU.
-    usual = engines.builder(verified, BATCH)("fp32", "contiguous")
-    ours = engines.as_served(bundle, verified, Decoder(settings, engines.LARGEST), BATCH)
-    ours.optimise()
-    for name, engine in (("eager", usual), ("folded", ours)):
+    usual = engines.build(bundle, BATCH)("torch", "fp32")
+    ours = engines.as_served(bundle, BATCH).engine
+    for name, engine in (("eager", usual), ("served", ours)):
         result[f"forward_{name}"] = rate(partial(_forward, engine, images), seconds)
     modes: tuple[Mode, ...] = ("exact", "fast")
     for mode in modes:
         decoder = Decoder(settings, engines.LARGEST, mode)
         result[f"decode_{mode}"] = rate(partial(_decode, decoder, photo), seconds)
     result["both_usual"] = combined(result["forward_eager"], result["decode_exact"])
-    result["both_ours"] = combined(result["forward_folded"], result["decode_fast"])
+    result["both_ours"] = combined(result["forward_served"], result["decode_fast"])
     print(json.dumps(result))
 
 

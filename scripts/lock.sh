@@ -19,8 +19,9 @@ if ! command -v uv > /dev/null; then
     exit 1
 fi
 
-# setuptools is torch's build helper for torch.compile; hf-xet downloads from a model hub. Neither is used.
-left_out=(torch torchvision triton setuptools hf-xet)
+# setuptools is torch's build helper for torch.compile; hf-xet downloads from a model hub; openvino-telemetry reports to its
+# vendor. None is used.
+left_out=(torch torchvision triton setuptools hf-xet openvino-telemetry)
 mapfile -t nvidia < <(sed -n 's/^\(nvidia[a-z0-9-]*\)==.*/\1/p' requirements/cu124.in)
 skip=()
 for name in "${left_out[@]}" "${nvidia[@]}" nvidia-cusolver-cu12; do

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from app.bundle import manifest as manifests
 from app.bundle.manifest import Activation, Input
-from app.engine import Engine
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
 from app.model import IMAGENET_MEAN, IMAGENET_STD
 from app.pictures import pictures
 from app.recipe import describe
+from app.torch_engine import TorchEngine
 
 # More pictures cost minutes and say little more.
 MOST_PICTURES = 320
@@ -138,7 +138,7 @@ def _attempt(
     classes: int,
     contents: Sequence[tuple[Path, bytes, int]],
 ) -> Trial:
-    engine = Engine(module, inputs, activation, "cpu", _BATCH, ranked=classes)
+    engine = TorchEngine(module, inputs, activation, "cpu", _BATCH, ranked=classes)
     decoder = Decoder(inputs, manifests.GOLDEN_PIXELS)
     logarithms: list[float] = []
     right: list[bool] = []

@@ -17,14 +17,13 @@ from app.bundle import manifest as manifests
 from app.bundle.check import check
 from app.bundle.manifest import Activation, Golden, GoldenSample, HeadActivation, Manifest, Ranked, Source, describe
 from app.checkpoint import Checkpoint, Wish
-from app.engine import Engine
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
 from app.pictures import pictures
 from app.recipe import Given, settle
+from app.torch_engine import TorchEngine
 
 DEFAULT_GOLDEN = manifests.DATA / "golden"
-TOLERANCE = 0.01
 # How the notes begin that somebody should look into.
 WARNING = "Warning: "
 
@@ -91,12 +90,13 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         safetensors.torch.save_file({key: value.clone() for key, value in module.state_dict().items()}, weights)
         labels_file = directory / "labels.txt"
         labels_file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        engine = Engine(module, inputs, recipe.activation, "cpu", max_batch=1)
+        engine = TorchEngine(module, inputs, recipe.activation, "cpu", max_batch=1)
         decoder = Decoder(inputs, manifests.GOLDEN_PIXELS)
         samples = _golden(order.golden, directory, engine, decoder, labels, order.architecture)
         golden_file = directory / "golden" / "golden.json"
         golden_file.write_text(
-            Golden(schema=1, top_k=manifests.TOP_K, tolerance=TOLERANCE, samples=samples).to_json(), encoding="utf-8"
+            Golden(schema=1, top_k=manifests.TOP_K, tolerance=manifests.TOLERANCE, samples=samples).to_json(),
+            encoding="utf-8",
         )
         manifest = Manifest(
             schema=1,
@@ -133,7 +133,7 @@ def _origin(order: Order) -> str:
 
 
 def _golden(
-    source: Path, directory: Path, engine: Engine, decoder: Decoder, labels: tuple[str, ...], architecture: str
+    source: Path, directory: Path, engine: TorchEngine, decoder: Decoder, labels: tuple[str, ...], architecture: str
 ) -> tuple[GoldenSample, ...]:
     paths = pictures(source)
     if not paths:

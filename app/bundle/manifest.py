@@ -14,6 +14,8 @@ from app.labels import WELL_KNOWN
 
 FILE_NAME = "bundle.json"
 TOP_K = 5
+# What a golden sample's probability may change by between hosts, runtimes and precisions; a bundle carries its own.
+TOLERANCE = 0.01
 # Golden pictures are the bundle's own: what the service allows its clients does not apply to them.
 GOLDEN_PIXELS = 50_000_000
 
@@ -243,6 +245,16 @@ def check_files(manifest: Manifest, directory: Path) -> None:
                 f"{path} does not have the checksum recorded in bundle.json; it was damaged or changed, so copy the "
                 "bundle again from its source.",
             )
+
+
+def read_golden(path: Path) -> Golden:
+    """The golden answers of a bundle's file."""
+    try:
+        return Golden.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise BundleError("golden_invalid", f"{path} is not valid at {where}: {first['msg']}.") from None
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

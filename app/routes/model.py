@@ -28,10 +28,7 @@ async def info(request: Request) -> ModelDetails:
         multi_label=model.thresholds is not None,
         bundle=BundleInfo(name=model.name, version=model.version, sha256=model.sha256),
         release=service.settings.release_id,
-        precision=model.engine.precision,
-        folded=model.engine.folded,
-        packed=model.engine.packed,
-        channels_last=model.engine.layout == "channels_last",
+        **model.described(),
         load_phases=model.load_phases,
     )
 

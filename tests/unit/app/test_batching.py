@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -8,9 +8,10 @@ import torch
 
 from app.batching import Batcher, Result
 from app.bundle.manifest import Input
-from app.engine import Engine
+from app.engine import Ranking
 from app.errors import ServiceError
 from app.metrics import Metrics
+from app.torch_engine import TorchEngine
 from app.watch import Watch
 from tests.unit.app.support import wait_for
 
@@ -42,7 +43,7 @@ class Model:
         module.register_forward_pre_hook(self._wait)
         self.metrics = Metrics(queue_size=64)
         self.lost: list[str] = []
-        self.engine = Engine(module, SETTINGS, "softmax", "cpu", max_batch)
+        self.engine = TorchEngine(module, SETTINGS, "softmax", "cpu", max_batch)
 
     def _wait(self, _: Any, inputs: tuple[torch.Tensor]) -> None:
         self.batches.append([round(float(row.mean()) * 255) for row in inputs[0]])
@@ -301,9 +302,10 @@ def test_only_an_image_that_is_alone_gets_every_core(together: int, alone: bool)
     model = Model(max_batch=1)
     asked: list[bool] = []
 
-    class Asked(Engine):
-        def use_threads(self, *, alone: bool) -> None:
+    class Asked(TorchEngine):
+        def predict(self, images: Sequence[torch.Tensor], *, alone: bool = False) -> list[Ranking]:
             asked.append(alone)
+            return super().predict(images, alone=alone)
 
     model.engine.__class__ = Asked
 

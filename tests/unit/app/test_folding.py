@@ -49,32 +49,22 @@ def test_a_frozen_model_has_no_batch_norm_and_answers_alike() -> None:
     assert isinstance(frozen, torch.jit.ScriptModule)
     assert "batch_norm" not in str(frozen.graph)
     for count in (1, 2):
-        assert torch.allclose(frozen(EXAMPLE[:count]), model(EXAMPLE[:count]), atol=1e-4)
-    seconds = folding.measured(frozen, EXAMPLE, model(EXAMPLE), 1e-4, "not_folded")
-    assert seconds is not None
-    assert 0 < seconds < 5
+        folding.check(frozen, EXAMPLE[:count], model(EXAMPLE[:count]), 1e-4)
 
 
-def test_a_model_that_cannot_be_traced_gives_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    assert folding.freeze(untraceable().requires_grad_(False).eval(), EXAMPLE[:1]) is None
-    (record,) = caplog.records
-    assert record.__dict__["code"] == "not_folded"
-    assert "more than a tensor" in record.__dict__["detail"]
+def test_a_model_that_cannot_be_traced_says_so() -> None:
+    with pytest.raises(folding.NotFoldedError, match="more than a tensor"):
+        folding.freeze(untraceable().requires_grad_(False).eval(), EXAMPLE[:1])
 
 
 @pytest.mark.parametrize(("model", "said"), [(branching(), "differ by"), (reshaping(), "shape")])
-def test_a_trace_that_only_holds_for_one_image_does_not_fit(
-    model: nn.Module, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_trace_that_only_holds_for_one_image_does_not_fit(model: nn.Module, said: str) -> None:
     model = model.requires_grad_(False).eval()
     with warnings.catch_warnings(record=True) as warned:
         frozen = folding.freeze(model, EXAMPLE[:1])
-    assert frozen is not None
     assert not warned
-    assert folding.measured(frozen, EXAMPLE, model(EXAMPLE), 1e-4, "not_folded") is None
-    (record,) = caplog.records
-    assert record.__dict__["code"] == "not_folded"
-    assert said in record.__dict__["detail"]
+    with pytest.raises(folding.NotFoldedError, match=said):
+        folding.check(frozen, EXAMPLE, model(EXAMPLE), 1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "resnet18", "densenet121", "convnext_atto"])

@@ -324,7 +324,12 @@ def test_the_model_describes_itself(server: Server, bundle: Path) -> None:
     assert info["release"] == "release-7"
     assert info["class_names"] == [f"class {number}" for number in range(CLASSES)]
     assert set(info) >= {"performance_metrics", "speed_metrics"}
-    assert (info["precision"], info["folded"]) == ("fp32", True)
+    tried = {(trial["engine"], trial["precision"]): trial for trial in info["engines_tried"]}
+    assert tried.keys() >= {("torch", "fp32"), ("openvino", "fp32")}
+    assert tried["openvino", "fp32"]["largest_change"] < 1e-3
+    assert tried["openvino", "fp32"]["image_ms"] > 0
+    assert tried[info["engine"], info["precision"]]["refused"] is None
+    assert info["engine_reason"].startswith(f"{info['engine']} in {info['precision']} takes ")
     assert set(info["load_phases"]) == {"import", "weights", "engine", "warm_up"}
     classes = server.get("/api/v1/model/classes").json()
     assert classes["num_classes"] == CLASSES

@@ -13,10 +13,10 @@ from torchvision import transforms
 
 from app import imaging
 from app.bundle.manifest import Input, make_input
-from app.engine import Engine
 from app.errors import ServiceError
 from app.imaging import DecodedImage, Decoder, Mode
 from app.model import IMAGENET_MEAN, IMAGENET_STD
+from app.torch_engine import TorchEngine
 from tests.unit.app.support import CAT, GOLDEN, chunk, picture
 
 HALF = (0.5, 0.5, 0.5)
@@ -34,7 +34,7 @@ def normalised(pixels: torch.Tensor, settings: Input) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     module = torch.nn.Flatten()
     module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    Engine(module, settings, "softmax", "cpu", 1).predict([pixels])
+    TorchEngine(module, settings, "softmax", "cpu", 1).predict([pixels])
     return seen[0][0]
 
 

@@ -67,3 +67,16 @@ def test_an_architecture_that_needs_what_was_put_off_is_built(architecture: str)
     )
     here = model.build(Design(architecture=architecture, num_classes=7))
     assert built == [sum(value.numel() for value in here.parameters()), True]
+
+
+def test_openvino_converts_a_model_after_a_lean_import_and_brings_nothing_heavy() -> None:
+    assert run(
+        "import timm\n"
+        "from app.bundle.manifest import Input\n"
+        "from app.openvino_engine import convert\n"
+        "settings = Input(size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), interpolation='bicubic', crop_pct=1, "
+        "crop_mode='center')\n"
+        "model = timm.create_model('mobilenetv3_small_050').eval().requires_grad_(False)\n"
+        "inputs = len(convert(model, settings, 'softmax').inputs)\n"
+        f"print(json.dumps([inputs, [name for name in {HEAVY!r} if name in sys.modules]]))"
+    ) == [1, []]

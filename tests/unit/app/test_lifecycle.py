@@ -16,9 +16,7 @@ HOOK = """
 import pathlib, time, torch
 
 def act(module, inputs):
-    # As it is built, and the shell that it is folded in.
-    name = getattr(module, "original_name", type(module).__name__)
-    if name in ("MobileNetV3", "Module") and pathlib.Path({flag!r}).exists():
+    if type(module).__name__ == "MobileNetV3" and pathlib.Path({flag!r}).exists():
         {action}
 
 torch.nn.modules.module.register_module_forward_pre_hook(act)
@@ -79,6 +77,7 @@ def test_a_full_queue_a_deadline_and_a_drain(bundle: Path, tmp_path: Path) -> No
         tmp_path,
         slow(flag),
         bundle_path=bundle,
+        engine="torch",
         queue_size=2,
         max_files=2,
         request_timeout_seconds=2,
@@ -141,7 +140,7 @@ def test_a_full_queue_a_deadline_and_a_drain(bundle: Path, tmp_path: Path) -> No
 def test_a_lost_device_fails_live_and_then_ends_the_process_with_70(bundle: Path, tmp_path: Path) -> None:
     flag = tmp_path / "lost"
     image: dict[str, Any] = {"content": CAT.read_bytes(), "headers": {"content-type": "image/jpeg"}}
-    with serve(tmp_path, lost(flag), bundle_path=bundle) as server:
+    with serve(tmp_path, lost(flag), bundle_path=bundle, engine="torch") as server:
         wait_for(server.ready)
         flag.touch()
         failed = server.post(**image)
@@ -178,6 +177,15 @@ def test_a_damaged_bundle_ends_the_process_with_65_and_one_clear_line(bundle: Pa
         errors = [line for line in server.lines() if line["level"] == "error"]
         assert [line["code"] for line in errors] == ["checksum_mismatch"]
         assert "model.safetensors" in errors[0]["detail"]
+
+
+def test_an_engine_that_cannot_be_as_it_was_asked_for_ends_the_process_with_65(bundle: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, bundle_path=bundle, engine="openvino", precision="fp16") as server:
+        assert exit_code(server) == 65
+        (line,) = [line for line in server.lines() if line["level"] == "error"]
+        assert line["code"] == "engine_refused"
+        assert "API_ENGINE" in line["detail"]
+        assert "fp16" in line["detail"]
 
 
 def test_an_unknown_setting_ends_the_process_with_64(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from app import model
 from app.bundle import manifest as manifests
 from app.bundle.create import Order, create
 from app.bundle.verify import verify
-from app.engine import Engine
 from app.imaging import Decoder
+from app.torch_engine import TorchEngine
 from tests.unit.app.support import CAT, write_labels
 
 # timm has some for tests: they tell in seconds what the trial tells of all.
@@ -101,7 +101,7 @@ def compared(folder: Path, content: dict[str, Any], architecture: str, reference
     )  # fmt: skip
     bundle = verify(path)
     inputs = bundle.manifest.input
-    engine = Engine(bundle.module, inputs, "softmax", "cpu", 1, ranked=CLASSES)
+    engine = TorchEngine(bundle.module, inputs, "softmax", "cpu", 1, ranked=CLASSES)
     ranking = engine.predict([Decoder(inputs, manifests.GOLDEN_PIXELS).decode(CAT.read_bytes()).pixels])[0]
     with torch.inference_mode():
         expected = reference(seen(inputs)).softmax(1)[0].tolist()

@@ -53,6 +53,8 @@ def test_the_log_level_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatc
     [
         ({"API_PORT": "http"}, "invalid_setting", "API_PORT is 'http'"),
         ({"API_DEVICE": "tpu"}, "invalid_setting", "API_DEVICE"),
+        ({"API_ENGINE": "onnx"}, "invalid_setting", "API_ENGINE"),
+        ({"API_ENGINE": "openvino", "API_DEVICE": "cuda"}, "conflicting_settings", "API_DEVICE is cuda"),
         ({"API_CHECKPOINT_PATH": "/c", "API_MODEL_NAME": "resnet50"}, "conflicting_settings", "both set"),
         ({"API_MAX_FILES": "257"}, "conflicting_settings", "API_QUEUE_SIZE (256)"),
         ({"API_BUNDLE_PATH": ""}, "no_model", "set API_BUNDLE_PATH"),

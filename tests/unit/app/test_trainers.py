@@ -9,8 +9,8 @@ import pytest
 from app.bundle.__main__ import main
 from app.bundle.manifest import GOLDEN_PIXELS
 from app.bundle.verify import verify
-from app.engine import Engine
 from app.imaging import Decoder
+from app.torch_engine import TorchEngine
 from tests.integration.support.in_image import train_checkpoint
 from tests.unit.app.support import CAT
 
@@ -39,7 +39,7 @@ def test_a_trainers_file_answers_as_the_model_that_was_trained(
     understood = " ".join(made["notes"])
     assert [note for note in notes if note not in understood] == [], understood
     bundle = verify(Path(made["path"]))
-    engine = Engine(bundle.module, bundle.manifest.input, "softmax", "cpu", 1)
+    engine = TorchEngine(bundle.module, bundle.manifest.input, "softmax", "cpu", 1)
     ranking = engine.predict([Decoder(bundle.manifest.input, GOLDEN_PIXELS).decode(CAT.read_bytes()).pixels])[0]
     given = {bundle.labels[at]: value for at, value in zip(ranking.class_ids, ranking.probabilities, strict=True)}
     assert given == pytest.approx(told["expected"], abs=1e-3)

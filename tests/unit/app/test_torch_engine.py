@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from app.bundle.manifest import Input
-from app.engine import Engine, choose_device
 from app.errors import DeviceLostError, ServiceError
-from app.precision import Precision
+from app.torch_engine import TorchEngine, choose_device
 from tests.unit.app.support import timm_model
 
 HALF = (0.5, 0.5, 0.5)
@@ -19,11 +18,11 @@ def images(count: int) -> list[torch.Tensor]:
     return [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator) for _ in range(count)]
 
 
-def failing(fail: Any, max_batch: int = 8) -> Engine:
+def failing(fail: Any, max_batch: int = 8, threads: int = 0) -> TorchEngine:
     """An engine whose forward first calls `fail` with the batch."""
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4))
     module.register_forward_pre_hook(lambda _, inputs: fail(inputs[0]))
-    return Engine(module, SETTINGS, "softmax", "cpu", max_batch)
+    return TorchEngine(module, SETTINGS, "softmax", "cpu", max_batch, threads=threads)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -32,7 +31,7 @@ def test_a_batch_answers_as_plain_torch_does(activation: Any) -> None:
     batch = images(3)
     logits = model((torch.stack(batch).float() / 255 - 0.5) / 0.5)
     values, ids = (logits.softmax(1) if activation == "softmax" else logits.sigmoid()).topk(5)
-    rankings = Engine(timm_model(num_classes=11), SETTINGS, activation, "cpu", 8).predict(batch)
+    rankings = TorchEngine(timm_model(num_classes=11), SETTINGS, activation, "cpu", 8).predict(batch)
     assert [ranking.class_ids for ranking in rankings] == ids.tolist()
     for ranking, expected in zip(rankings, values.tolist(), strict=True):
         assert ranking.probabilities == pytest.approx(expected, abs=1e-5)
@@ -95,9 +94,9 @@ def test_another_error_of_the_model_is_not_the_devices() -> None:
         failing(lambda _: _raise(RuntimeError("shape mismatch"))).predict(images(1))
 
 
-def test_warming_up_runs_the_smallest_and_the_largest_batch() -> None:
+def test_it_is_prepared_for_the_smallest_and_the_largest_batch() -> None:
     sizes: list[int] = []
-    failing(lambda batch: sizes.append(len(batch))).warm_up()
+    failing(lambda batch: sizes.append(len(batch))).prepare(0.0)
     assert sizes[0] == 8
     assert set(sizes[1:]) == {1}
 
@@ -122,8 +121,8 @@ def test_auto_takes_the_cpu_and_cuda_insists() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_answers_as_the_cpu_does() -> None:
-    expected = Engine(timm_model(), SETTINGS, "softmax", "cpu", 8).predict(images(4))
-    actual = Engine(timm_model(), SETTINGS, "softmax", "cuda", 8).predict(images(4))
+    expected = TorchEngine(timm_model(), SETTINGS, "softmax", "cpu", 8).predict(images(4))
+    actual = TorchEngine(timm_model(), SETTINGS, "softmax", "cuda", 8).predict(images(4))
     for ranking, reference in zip(actual, expected, strict=True):
         assert ranking.class_ids[0] == reference.class_ids[0]
         assert ranking.probabilities == pytest.approx(reference.probabilities, abs=1e-3)
@@ -133,47 +132,10 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-@pytest.mark.parametrize("count", [1, 3, 9])
-def test_an_attempt_answers_as_a_prediction_does_and_measures(count: int) -> None:
-    engine = Engine(timm_model(), SETTINGS, "softmax", "cpu", 4)
-    batch = images(count)
-    engine.attempt(batch)
-    assert len(engine.answers) == count
-    for ranking, expected in zip(engine.answers, engine.predict(batch), strict=True):
-        assert ranking.class_ids == expected.class_ids
-        assert ranking.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
-    assert 0 < engine.seconds < 5
-
-
-@pytest.mark.parametrize("attempted", [0, 1, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_optimised_engine_is_folded_and_answers_as_before(precision: Precision, attempted: int) -> None:
-    engine = Engine(timm_model().requires_grad_(False), SETTINGS, "softmax", "cpu", 4, precision)
-    before = engine.predict(images(3))
-    if attempted:
-        engine.attempt(images(attempted), freeze=attempted > 1)
-    engine.optimise()
-    assert engine.folded
-    for ranking, expected in zip(engine.predict(images(3)), before, strict=True):
-        assert ranking.class_ids[0] == expected.class_ids[0]
-        assert ranking.probabilities == pytest.approx(expected.probabilities, abs=1e-4 if precision == "fp32" else 0.02)
-
-
-def test_a_model_that_answers_by_its_batch_size_is_not_folded() -> None:
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4)).requires_grad_(False)
-    module.register_forward_hook(lambda _, inputs, output: output if len(inputs[0]) == 1 else output + 1)
-    engine = Engine(module, SETTINGS, "sigmoid", "cpu", 4)
-    before = engine.predict(images(2))
-    engine.attempt(images(1))
-    engine.optimise()
-    assert not engine.folded
-    assert engine.predict(images(2)) == before
-
-
 def test_reduced_precision_leaves_the_weights_of_the_module_beside_it() -> None:
     module = timm_model().requires_grad_(False)
     weights = {name: value.clone() for name, value in module.state_dict().items()}
-    reduced = Engine(module, SETTINGS, "softmax", "cpu", 4, "bf16")
+    reduced = TorchEngine(module, SETTINGS, "softmax", "cpu", 4, "bf16")
     assert {name: value.dtype for name, value in module.state_dict().items()} == {
         name: value.dtype for name, value in weights.items()
     }
@@ -183,11 +145,8 @@ def test_reduced_precision_leaves_the_weights_of_the_module_beside_it() -> None:
 
 def test_a_large_model_gives_a_lone_image_all_threads_without_measuring() -> None:
     threads: list[int] = []
-    engine = failing(lambda _: threads.append(torch.get_num_threads()))
-    engine.seconds = 1.0
-    engine.warm_up(2)
-    engine.use_threads(alone=True)
+    engine = failing(lambda _: threads.append(torch.get_num_threads()), threads=2)
+    engine.prepare(1.0)
+    engine.predict(images(1), alone=True)
     engine.predict(images(1))
-    engine.use_threads(alone=False)
-    engine.predict(images(1))
-    assert threads == [2, 2, 2, 1]
+    assert threads == [1, 2, 2, 1]

@@ -1,0 +1,185 @@
+"""Selection: which runtime computes a model in which number format, by measurement and by what the answers say."""
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from app.engine import LARGE_SECONDS, Build, Engine, NotBuiltError, Precision, Ranking, Runtime
+from app.errors import BundleError
+from app.timing import shortest
+
+log = logging.getLogger(__name__)
+
+WantedRuntime = Literal["auto", "torch", "openvino"]
+WantedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+Way = tuple[Runtime, Precision]
+
+# Elsewhere the CPU emulates bf16 and is slower than in fp32.
+_CPU_FLAGS = ("avx512_bf16", "amx_bf16")
+_CPUINFO = Path("/proc/cpuinfo")
+# A reduced precision has to bring the time below this share, unless it was asked for: less is not worth any change.
+_WORTH_IT = 0.75
+# What an answer may change by without rounding.
+_EXACT = 1e-3
+_REFERENCE: Way = ("torch", "fp32")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A way to compute the model: the seconds of an image, the largest change of a probability, or why not."""
+
+    engine: Runtime
+    precision: Precision
+    seconds: float = 0.0
+    change: float | None = None
+    refused: str = ""
+
+
+class Selection(NamedTuple):
+    """The engine that serves, the seconds that an image takes with it, and everything that was tried."""
+
+    engine: Engine
+    seconds: float
+    trials: tuple[Trial, ...]
+    reason: str
+
+
+def ways(runtime: WantedRuntime, precision: WantedPrecision, device: str, cpuinfo: Path = _CPUINFO) -> list[Way]:
+    """What may serve on a device, the reference first."""
+    precisions: list[Precision] = ["fp32", *_reduced(device, cpuinfo)] if precision == "auto" else [precision]
+    runtimes: list[Runtime] = (
+        [runtime] if runtime != "auto" else ["torch"] if device == "cuda" else ["torch", "openvino"]
+    )
+    return [(name, kind) for name in runtimes for kind in precisions]
+
+
+def _reduced(device: str, cpuinfo: Path) -> list[Precision]:
+    if device == "cuda":
+        return ["fp16", "bf16"]
+    try:
+        flags = cpuinfo.read_text(encoding="utf-8").split()
+    except OSError:
+        return []
+    return ["bf16"] if any(flag in flags for flag in _CPU_FLAGS) else []
+
+
+def disagreement(expected: Sequence[Ranking], actual: Sequence[Ranking]) -> float:
+    """The largest change of a probability; infinite when a best class changed."""
+    worst = 0.0
+    for reference, ranking in zip(expected, actual, strict=True):
+        if reference.class_ids[0] != ranking.class_ids[0]:
+            return float("inf")
+        found = dict(zip(ranking.class_ids, ranking.probabilities, strict=True))
+        for class_id, probability in zip(reference.class_ids, reference.probabilities, strict=True):
+            # A class that left the best five has at most the probability of the last one in them.
+            change = abs(found.get(class_id, ranking.probabilities[-1]) - probability)
+            worst = max(worst, change if change == change else float("inf"))
+    return worst
+
+
+class Referee:
+    """Tries ways to compute a model on golden samples, beside torch in fp32, whose answers are the right ones."""
+
+    def __init__(self, build: Build, samples: Sequence[Tensor], tolerance: float, threads: int) -> None:
+        self._build = build
+        self._samples = samples
+        self._tolerance = tolerance
+        self._threads = threads
+        self._reference = build(*_REFERENCE)
+        self._expected = [self._reference.predict([sample])[0] for sample in samples]
+
+    def choose(self, wanted: Sequence[Way]) -> Selection:
+        """The fastest way whose answers are those of the reference; a BundleError where none is."""
+        # torch in another precision is for what nothing else computes.
+        first = [way for way in wanted if way == _REFERENCE or way[0] != "torch"]
+        tried = {way: self._try(way) for way in first}
+        if not any(way[0] != "torch" and engine for way, (engine, _) in tried.items()):
+            tried |= {way: self._try(way) for way in wanted if way not in tried}
+        trials = tuple(trial for _, trial in tried.values())
+        best = _best([trial for trial in trials if not trial.refused])
+        if best is None:
+            reasons = " ".join(f"{trial.engine} in {trial.precision}: {trial.refused}" for trial in trials)
+            raise BundleError(
+                "engine_refused",
+                f"The model cannot be served as API_ENGINE and API_PRECISION ask. {reasons} Set them to auto.",
+            )
+        for trial in trials:
+            if trial.refused:
+                log.warning(
+                    "A way to compute the model is not used",
+                    extra={"code": "engine_refused", "detail": f"{trial.engine} in {trial.precision}: {trial.refused}"},
+                )
+        engine, _ = tried[best.engine, best.precision]
+        if engine is None:
+            raise AssertionError(best)
+        return Selection(engine, best.seconds, trials, _reason(best, trials))
+
+    def _try(self, way: Way) -> tuple[Engine | None, Trial]:
+        if way == _REFERENCE:
+            return self._reference, Trial(*way, self._seconds(self._reference), 0.0)
+        try:
+            engine = self._build(*way)
+            change = self._change(engine)
+            seconds = self._seconds(engine)
+        except (NotBuiltError, RuntimeError) as error:
+            return None, Trial(*way, refused=str(error).splitlines()[0])
+        # Without rounding only the order of operations may differ.
+        allowed = min(self._tolerance, _EXACT) if engine.precision == "fp32" else self._tolerance
+        if not change <= allowed:
+            refused = f"a golden sample's answer changes by {change:.3g}, more than {allowed:g}."
+            return None, Trial(*way, seconds, change, refused)
+        return engine, Trial(*way, seconds, change)
+
+    def _change(self, engine: Engine) -> float:
+        """The largest change in full batches, and alone: a batch size may have become part of a trace."""
+        starts = range(0, len(self._samples), engine.max_batch)
+        batches = [self._samples[start : start + engine.max_batch] for start in starts]
+        answers = [ranking for batch in (*batches, self._samples[:1]) for ranking in engine.predict(batch)]
+        return disagreement([*self._expected, self._expected[0]], answers)
+
+    def _seconds(self, engine: Engine) -> float:
+        """Seconds of an image, with every thread at work; in full batches where they do not take long."""
+        began = time.perf_counter()
+        engine.predict(self._samples[:1])
+        long = engine.device == "cpu" and time.perf_counter() - began > LARGE_SECONDS
+        count = 1 if long else engine.max_batch
+        batch = [self._samples[number % len(self._samples)] for number in range(count)]
+        with ThreadPoolExecutor(self._threads) as pool:
+
+            def work() -> None:
+                list(pool.map(lambda _: engine.predict(batch), range(self._threads)))
+
+            # The first round prepares what is kept.
+            work()
+            return shortest(work, time.perf_counter) / (self._threads * count)
+
+
+def _best(trials: Sequence[Trial]) -> Trial | None:
+    exact, reduced = (
+        min(
+            (trial for trial in trials if (trial.precision == "fp32") == is_exact),
+            key=lambda trial: trial.seconds,
+            default=None,
+        )
+        for is_exact in (True, False)
+    )
+    if exact and reduced and reduced.seconds > _WORTH_IT * exact.seconds:
+        return exact
+    return reduced or exact
+
+
+def _reason(best: Trial, trials: Sequence[Trial]) -> str:
+    others = [trial for trial in trials if trial is not best]
+    shown = ", ".join(
+        f"{trial.engine} in {trial.precision} "
+        + (f"refused ({trial.refused.rstrip('.')})" if trial.refused else f"{1000 * trial.seconds:.2f} ms")
+        for trial in others
+    )
+    first = f"{best.engine} in {best.precision} takes {1000 * best.seconds:.2f} ms an image"
+    return f"{first}; {shown}." if others else f"{first}, and nothing else was to be tried."
