@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("compare", help="beside other servers and the limits of the machine")
     command.add_argument(
-        "--servers", default="ours,mosec,litserve,inline", help="also mosec+folded, mosec+batch=8, ours+precision=fp32"
+        "--servers",
+        default="ours,mosec,litserve,inline",
+        help="also mosec+openvino, mosec+openvino=bf16, mosec+batch=8, ours+precision=fp32",
     )
     command.add_argument("--cells", default=",".join(f"{PHOTOS[0]}:{n}" for n in (1, 8, 64)) + f",{PHOTOS[1]}:8")
     command.add_argument("--rounds", type=int, default=3)

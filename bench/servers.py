@@ -58,7 +58,7 @@ def ours(model: str, name: str = "ours") -> Server:
 
 
 def peer(name: str, model: str) -> Server:
-    """A peer; `NAME+folded` gives it our folded model, further `+KEY=VALUE` its settings (BATCH, WAIT, WORKERS)."""
+    """A peer; `+folded` folds its model, `+openvino` takes OpenVINO, `+KEY=VALUE` sets BATCH, WAIT, WORKERS."""
     kind = name.partition("+")[0]
     environment = {"BENCH_MODEL": model, "BENCH_PORT": str(PORT), "PYTHONUSERBASE": "/opt/peers"}
     environment |= _options(name, "BENCH")

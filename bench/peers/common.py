@@ -12,6 +12,8 @@ from timm.data import create_transform, resolve_data_config
 
 MODEL = os.environ["BENCH_MODEL"]
 FOLDED = os.environ.get("BENCH_FOLDED") == "1"
+# "1" for fp32, or the name of a precision.
+OPENVINO = os.environ.get("BENCH_OPENVINO", "")
 CPUS = len(os.sched_getaffinity(0))
 PORT = int(os.environ["BENCH_PORT"])
 LABELS = Path("/app/app/data/labels/imagenet_1k.txt").read_text(encoding="utf-8").splitlines()
@@ -22,8 +24,8 @@ def option(name: str, default: int) -> int:
     return int(os.environ.get(f"BENCH_{name}", default))
 
 
-def load(threads: int) -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
-    """The model with random weights, folded when asked, and its transform."""
+def load(threads: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[Image.Image], torch.Tensor]]:
+    """The model with random weights, folded or by OpenVINO when asked, and its transform."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = timm.create_model(MODEL).eval().requires_grad_(requires_grad=False)
@@ -31,7 +33,23 @@ def load(threads: int) -> tuple[torch.nn.Module, Callable[[Image.Image], torch.T
     if FOLDED:
         torch.jit.set_fusion_strategy([])
         model = torch.jit.freeze(torch.jit.trace(model, torch.rand(1, 3, 224, 224), check_trace=False))
+    if OPENVINO:
+        return _by_openvino(model, threads), transform
     return model, transform
+
+
+def _by_openvino(model: torch.nn.Module, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    import openvino
+
+    converted = openvino.convert_model(model, example_input=torch.rand(1, 3, 224, 224))
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32" if OPENVINO == "1" else OPENVINO,
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = openvino.compile_model(converted, "CPU", options)
+    return lambda batch: torch.from_numpy(compiled(batch.numpy())[0])
 
 
 def decode(content: bytes) -> Image.Image:
