@@ -24,7 +24,10 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 def convert(module: nn.Module, settings: Input, activation: Activation, ranked: int = TOP_K) -> ov.Model:
-    """The model from uint8 pixels (NHWC, any number of images) to its best probabilities and their classes."""
+    """The model from uint8 pixels (NHWC, any number of images) to its best probabilities and their classes.
+
+    It must have as many classes as are ranked: what is converted does not always know how many it has.
+    """
     image = torch.zeros(1, *settings.size)
     try:
         # Not by convert_model, which takes the root logger's level and handlers for its own meanwhile.
@@ -67,8 +70,7 @@ def _ranked(model: ov.Model, activation: Activation, ranked: int) -> ov.Model:
     if activation == "binary":
         one = ops.constant(np.float32(1))
         probabilities = ops.concat([ops.subtract(one, probabilities), probabilities], 1)
-    classes = probabilities.output(0).get_partial_shape()[1].get_length()
-    best = ops.topk(probabilities, ops.constant(min(ranked, classes)), 1, "max", "value", index_element_type="i32")
+    best = ops.topk(probabilities, ops.constant(ranked), 1, "max", "value", index_element_type="i32")
     return ov.Model([best.output(0), best.output(1)], model.get_parameters())
 
 

@@ -141,7 +141,9 @@ def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
 
 def builder(source: Source, device: str, max_batch: int, threads: int) -> Build:
     """What makes engines of a source; it is converted once, whatever the precision."""
-    ranked = manifests.TOP_K if source.threshold is None else len(source.labels)
+    ranked = len(source.labels)
+    if source.threshold is None:
+        ranked = min(ranked, manifests.TOP_K)
 
     @functools.cache
     def converted() -> "openvino.Model":
