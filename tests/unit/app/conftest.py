@@ -47,7 +47,14 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     logs = folder / "logs"
     logs.mkdir()
     with serve(
-        folder, bundle_path=bundle, release_id="release-7", log_dir=logs, max_files=4, log_level="INFO", decode="exact"
+        folder,
+        bundle_path=bundle,
+        release_id="release-7",
+        log_dir=logs,
+        max_files=4,
+        log_level="INFO",
+        decode="exact",
+        precision="fp32",
     ) as running:
         wait_for(running.ready)
         yield running
