@@ -239,3 +239,18 @@ def test_a_fact_has_one_place(fact: str) -> None:
                 if re.search(fact, text):
                     places.append(str(path.relative_to(REPOSITORY)))
     assert places == FACTS[fact]
+
+
+def test_every_entry_point_that_is_called_has_a_specification() -> None:
+    files = [path for folder in ("roles", "playbooks") for path in (REPOSITORY / folder).glob("**/*.yml")]
+    call = re.compile(rf"name: {COLLECTION}\.(\w+)\n\s+tasks_from: (\w+)")
+    called = {found for path in files for found in call.findall(path.read_text(encoding="utf-8"))}
+    specified = {
+        (role, entry)
+        for role in ROLES
+        for entry in yaml.safe_load((REPOSITORY / "roles" / role / "meta/argument_specs.yml").read_text())[
+            "argument_specs"
+        ]
+    }
+    assert called
+    assert called - specified == set()
