@@ -3,7 +3,7 @@
 The distribution's packages depend on video codecs, LLVM and GPU stacks that a classifier never loads: 1.4 GB installed.
 What is really linked is found with ldd, and of that only what the runtime base lacks is copied. Debian's torch is also
 linked to MPI, which only a cluster uses and whose network libraries look for hardware for 0.15 s whenever they are
-loaded: a stand-in has its name and symbols, and nothing behind them.
+loaded, and to Z3, of which it uses nothing: stand-ins have their names and symbols, and nothing behind them.
 
 Usage: python3 collect_torch.py RUNTIME_ROOT TARGET
 """
@@ -18,7 +18,7 @@ WANTED = ("torch", "torchgen", "functorch", "torchvision", "torch-*", "torchvisi
 # Its closure is the whole of ffmpeg; without it torchvision reads no video, which this service never does.
 UNWANTED = "video_reader*.so"
 LIBRARIES = "torch.libs"
-MPI = "libmpi.so.40"
+STOOD_IN = {"libmpi.so.40", "libz3.so.4"}
 
 
 def linked(binary: Path) -> dict[str, Path]:
@@ -41,12 +41,12 @@ def direct(binary: Path) -> set[str]:
     return {line.split()[1] for line in output.splitlines() if line.strip().startswith("NEEDED ")}
 
 
-def without_mpi(binaries: list[Path], libraries: dict[str, Path]) -> dict[str, Path]:
-    """The libraries that the binaries need by a way that does not lead through MPI's."""
+def without_stood_in(binaries: list[Path], libraries: dict[str, Path]) -> dict[str, Path]:
+    """The libraries that the binaries need by a way that does not lead through one that is stood in for."""
     found: dict[str, Path] = {}
     waiting = [*binaries]
     while waiting:
-        for name in direct(waiting.pop()) - found.keys() - {MPI}:
+        for name in direct(waiting.pop()) - found.keys() - STOOD_IN:
             if name in libraries:
                 found[name] = libraries[name]
                 waiting.append(libraries[name])
@@ -92,10 +92,10 @@ def main(runtime: Path, target: Path) -> None:
     needed: dict[str, Path] = {}
     for binary in [*binaries, *originals, target / "torch/bin/torch_shm_manager"]:
         needed.update(linked(binary))
-    if MPI in needed:
-        mpi = needed[MPI]
-        needed = without_mpi([*binaries, *originals], needed)
-        stand_in(libraries / MPI, mpi, [*binaries, *originals, *needed.values()])
+    instead = {name: path for name, path in needed.items() if name in STOOD_IN}
+    needed = without_stood_in([*binaries, *originals], needed)
+    for name, path in instead.items():
+        stand_in(libraries / name, path, [*binaries, *originals, *needed.values()])
     for name, path in needed.items():
         if not (runtime / path.relative_to("/")).exists():
             shutil.copy2(path.resolve(), libraries / name)
