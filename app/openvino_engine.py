@@ -100,10 +100,10 @@ class OpenVinoEngine(Engine):
         return [Ranking(best, shares) for best, shares in zip(ids, values, strict=True)]
 
     def prepare(self, seconds: float) -> None:
-        """Run every size of a batch on every stream; a large model is compiled for a lone image too."""
+        """Run what will be asked for on every stream; a large model is compiled for a lone image too."""
         large = seconds > LARGE_SECONDS
-        # Beside what each image takes, what a large model prepares for a new size is little.
-        sizes = (1, self.max_batch) if large else range(1, self.max_batch + 1)
+        # Beside what an image takes, what a large model prepares for another size is little.
+        sizes = range(1, (1 if large else self.max_batch) + 1)
         meeting = Barrier(self._threads)
 
         def run(_: int) -> None:

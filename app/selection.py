@@ -93,7 +93,12 @@ class Referee:
         self._tolerance = tolerance
         self._threads = threads
         self._reference = build(*_REFERENCE)
-        self._expected = [self._reference.predict([sample])[0] for sample in samples]
+        self._expected: list[Ranking] = []
+        began = 0.0
+        for sample in samples:
+            began = time.perf_counter()
+            self._expected += self._reference.predict([sample], alone=True)
+        self._lone_seconds = time.perf_counter() - began
 
     def choose(self, wanted: Sequence[Way]) -> Selection:
         """The fastest way whose answers are those of the reference; a BundleError where none is."""
@@ -123,11 +128,11 @@ class Referee:
 
     def _try(self, way: Way) -> tuple[Engine | None, Trial]:
         if way == _REFERENCE:
-            return self._reference, Trial(*way, self._seconds(self._reference), 0.0)
+            return self._reference, Trial(*way, self._seconds(self._reference, self._lone_seconds), 0.0)
         try:
             engine = self._build(*way)
-            change = self._change(engine)
-            seconds = self._seconds(engine)
+            change, lone_seconds = self._change(engine)
+            seconds = self._seconds(engine, lone_seconds)
         except (NotBuiltError, RuntimeError) as error:
             return None, Trial(*way, refused=str(error).splitlines()[0])
         # Without rounding only the order of operations may differ.
@@ -137,27 +142,32 @@ class Referee:
             return None, Trial(*way, seconds, change, refused)
         return engine, Trial(*way, seconds, change)
 
-    def _change(self, engine: Engine) -> float:
-        """The largest change in full batches, and alone: a batch size may have become part of a trace."""
+    def _change(self, engine: Engine) -> tuple[float, float]:
+        """The largest change in full batches, and alone: a batch size may have become part of a trace.
+
+        And the seconds of the lone image.
+        """
         starts = range(0, len(self._samples), engine.max_batch)
         batches = [self._samples[start : start + engine.max_batch] for start in starts]
-        answers = [ranking for batch in (*batches, self._samples[:1]) for ranking in engine.predict(batch)]
-        return disagreement([*self._expected, self._expected[0]], answers)
-
-    def _seconds(self, engine: Engine) -> float:
-        """Seconds of an image, with every thread at work; in full batches where they do not take long."""
+        answers = [ranking for batch in batches for ranking in engine.predict(batch)]
         began = time.perf_counter()
-        engine.predict(self._samples[:1])
-        long = engine.device == "cpu" and time.perf_counter() - began > LARGE_SECONDS
-        count = 1 if long else engine.max_batch
+        answers += engine.predict(self._samples[:1])
+        seconds = time.perf_counter() - began
+        return disagreement([*self._expected, self._expected[0]], answers), seconds
+
+    def _seconds(self, engine: Engine, lone_seconds: float) -> float:
+        """Seconds of an image, with every thread at work; in full batches where they do not take long."""
+        large = engine.device == "cpu" and lone_seconds > LARGE_SECONDS
+        count = 1 if large else engine.max_batch
         batch = [self._samples[number % len(self._samples)] for number in range(count)]
         with ThreadPoolExecutor(self._threads) as pool:
 
             def work() -> None:
                 list(pool.map(lambda _: engine.predict(batch), range(self._threads)))
 
-            # The first round prepares what is kept.
-            work()
+            # The first round prepares what is kept; a start does not wait for that twice with a large model.
+            if not large:
+                work()
             return shortest(work, time.perf_counter) / (self._threads * count)
 
 
