@@ -136,12 +136,25 @@ def test_a_release_without_room_beside_the_live_one_takes_its_place(host: Host) 
     assert phases["held"] > 0
 
 
-def test_all_means_every_slice_whatever_names_it(host: Host) -> None:
-    """The check modes of the same deploy: what each spelling would start, without starting it."""
-    spellings: tuple[object, ...] = ("all", ["GPU-5e1d8f2a", "MIG-0b6d1c47"], ["0", "1:1"])
-    for gpus in spellings:
-        run = deploy_check(inference_service_gpus=gpus)
+def test_a_release_moves_to_whatever_gpus_are_named_in_whatever_way(host: Host) -> None:
+    whole, first, second = "nvidia.com/gpu=0", "nvidia.com/gpu=1:0", "nvidia.com/gpu=1:1"
+    spellings: tuple[tuple[object, set[str]], ...] = (
+        # By what begins a name the engine is asked for all of it, which a reboot does not change.
+        (
+            ["GPU-5e1d8f2a", "MIG-0b6d1c47"],
+            {
+                "nvidia.com/gpu=GPU-5e1d8f2a-94b7-4c36-a0de-7f41c2b96e03",
+                "nvidia.com/gpu=MIG-0b6d1c47-52f9-5e03-a8d1-4e9c7a2f6b80",
+            },
+        ),
+        ("all", {whole, first, second}),
+        (["1:1"], {second}),
+    )
+    for gpus, expected in spellings:
+        run = deploy(inference_service_gpus=gpus)
         assert run.returncode == 0, run.stdout[-6000:]
+        assert set(instances(host)) == expected
+        assert host.run(f"curl --fail --silent {URL}/health/ready").succeeded
     for wrong, words in (([1], "is split by MIG"), ([0, 5], "names 5")):
         run = deploy_check(inference_service_gpus=wrong)
         assert run.returncode != 0
