@@ -147,13 +147,13 @@ def test_a_release_moves_to_whatever_gpus_are_named_in_whatever_way(host: Host) 
                 "nvidia.com/gpu=MIG-0b6d1c47-52f9-5e03-a8d1-4e9c7a2f6b80",
             },
         ),
-        ("all", {whole, first, second}),
+        ([0, "1:0", "1:1"], {whole, first, second}),
         (["1:1"], {second}),
     )
     for gpus, expected in spellings:
         run = deploy(inference_service_gpus=gpus)
         assert run.returncode == 0, run.stdout[-6000:]
-        assert set(instances(host)) == expected
+        assert set(instances(host)) == expected, run.stdout[-6000:]
         assert host.run(f"curl --fail --silent {URL}/health/ready").succeeded
     for wrong, words in (([1], "is split by MIG"), ([0, 5], "names 5")):
         run = deploy_check(inference_service_gpus=wrong)
