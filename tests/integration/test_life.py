@@ -143,6 +143,16 @@ def test_a_lost_network_a_lost_map_and_an_unreadable_record_are_mended_by_one_de
     assert served(serving) == "B"
 
 
+def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_before(serving: Host) -> None:
+    damage(serving, ["the instance removed", "the gateway removed"])
+    for version in "BA":
+        run = serving.play("rollback")
+        assert run.code == 0, run.output[-4000:]
+        assert served(serving) == version
+    # What the next test damages.
+    serving.deploy()
+
+
 def test_a_map_file_that_would_stop_the_next_start_and_a_lost_state_folder_are_mended_while_it_serves(
     serving: Host,
 ) -> None:
@@ -155,14 +165,6 @@ def test_a_map_file_that_would_stop_the_next_start_and_a_lost_state_folder_are_m
         serving.deploy()
     assert not watch.failed()
     assert served(serving) == "B"
-
-
-def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_before(serving: Host) -> None:
-    damage(serving, ["the instance removed", "the gateway removed"])
-    for version in "BA":
-        run = serving.play("rollback")
-        assert run.code == 0, run.output[-4000:]
-        assert served(serving) == version
 
 
 # Each run leaves what the next one needs: a rollback goes back from what a deploy of the other release brought.
