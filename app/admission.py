@@ -55,18 +55,20 @@ class Admission:
 
     def check(self, works: Sequence[float] = (0,), client: str = "") -> None:
         """Refuse when there is no place now for a client's images, decoded so long each, saying when there will be."""
-        share = _SHARE if self._is_crowding(client, len(works)) else 1
+        crowding = self._is_crowding(client, len(works))
+        share = _SHARE if crowding else 1
         seconds = self.wait(works)
+        # Half of what waits gone is enough room for a client that comes back.
+        again = max(1, math.ceil(seconds / 2))
         if self.held + len(works) > self._size * share:
             why = f"The service holds {self.held} images and takes {self._size}"
         elif self.held >= _LEAST and seconds > self._seconds * share:
             why = f"An answer would take {seconds:.1f} seconds"
         else:
             return
-        if share < 1:
+        if crowding:
             why += f", and {self._held_by[client]} of {self.held} images are of your address"
-        # Half of what waits gone is enough room for a client that comes back.
-        again = max(1, math.ceil(seconds / 2))
+            raise ServiceError("too_many_requests", f"{why}; send fewer at once, this one again in {again} s.", again)
         raise ServiceError("queue_full", f"{why}, so the queue is full; send the request again in {again} s.", again)
 
     def _is_crowding(self, client: str, images: int) -> bool:

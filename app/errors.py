@@ -18,6 +18,7 @@ STATUS_OF_CODE = {
     "body_too_large": 413,
     "missing_file": 422,
     "invalid_request": 422,
+    "too_many_requests": 429,
     "client_closed_request": 499,
     "internal_error": 500,
     "loading": 503,

@@ -62,7 +62,7 @@ def _envelope(request: Request, status: int, code: str, detail: str, headers: di
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ServiceError):
         raise error
-    headers = {"Retry-After": str(error.retry_after)} if error.status == 503 else {}
+    headers = {"Retry-After": str(error.retry_after)} if error.status in (429, 503) else {}
     if error.status == 408:
         # The rest of the body would be taken for the next request's wait.
         headers["Connection"] = "close"

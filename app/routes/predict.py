@@ -30,8 +30,10 @@ class PlainRoute(APIRoute):
 router = APIRouter(prefix="/api/v1", tags=["predict"], route_class=PlainRoute)
 
 # Refusals that concern the whole service, not one file of a batch.
-_GENERAL = (499, 500, 503, 504)
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 408, 413, 422, 503, 504)}
+_GENERAL = (429, 499, 500, 503, 504)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer} for status in (400, 408, 413, 422, 429, 503, 504)
+}
 
 
 class Answers(RootModel[list[AnyPrediction | FileError]]):

@@ -125,6 +125,7 @@ def test_an_address_that_fills_the_queue_leaves_half_of_it_to_others() -> None:
             held.enter_context(admission.admit([0], "hog"))
         with pytest.raises(ServiceError) as caught, admission.admit([0], "hog"):
             pass
+        assert (caught.value.code, caught.value.status) == ("too_many_requests", 429)
         assert "4 of 4 images are of your address" in caught.value.detail
         for client in "abcd":
             held.enter_context(admission.admit([0], client))
