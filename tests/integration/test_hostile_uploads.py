@@ -250,9 +250,7 @@ def test_one_address_that_holds_all_that_it_can_leaves_others_served(
     HELD_REPORT.parent.mkdir(exist_ok=True)
     HELD_REPORT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
-    # What is beyond the queue is told to come back, whoever it is.
-    assert {answer.status for answer in answers} <= {200, 503}
-    assert len(served) > len(answers) / 2
+    assert len(served) == len(answers) > 0
     assert set(held["headers"]) <= {"408", "closed", "held"}
     assert set(held["bodies"]) <= {"408", "closed", "held", "429", "503"}
 
