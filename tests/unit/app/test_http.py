@@ -346,7 +346,7 @@ def test_the_root_is_a_page_for_people_and_json_for_programs(server: Server) -> 
 def test_the_openapi_document_describes_both_ways_to_send_an_image(server: Server) -> None:
     paths = server.get("/openapi.json").json()["paths"]
     assert set(paths[PREDICT]["post"]["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
-    assert set(paths[PREDICT]["post"]["responses"]) == {"200", "400", "408", "413", "422", "503", "504"}
+    assert set(paths[PREDICT]["post"]["responses"]) == {"200", "400", "408", "413", "422", "429", "503", "504"}
 
 
 def test_metrics_have_few_labels(server: Server) -> None:
