@@ -22,6 +22,9 @@ HOLD = "hold-"
 # What the gateway's map says when nobody gets requests.
 NOBODY = "none"
 WORDS = (NOBODY, *COLOURS, *(f"{HOLD}{colour}" for colour in COLOURS))
+# The name of a release's folder, as a pattern of file names and as a regular expression; what else lies beside it is
+# somebody's own.
+IDENTITY = "[0-9a-f]" * 12
 RECORD_SCHEMA = 1
 # Records of releases that are no longer kept: enough to see what happened in the last months.
 KEEP_RECORDS = 200

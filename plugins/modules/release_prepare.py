@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import is_kept, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import IDENTITY, is_kept, write_atomically
 
 DOCUMENTATION = r"""
 module: release_prepare
@@ -38,10 +38,6 @@ EXAMPLES = r"""
 RETURN = r"""
 path: {description: The release's directory, returned: success, type: str}
 """
-
-
-# The name of a release's folder, as a pattern of file names.
-IDENTITY = "[0-9a-f]" * 12
 
 
 def write_release(folder: Path, files: dict[str, str]) -> bool:

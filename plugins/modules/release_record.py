@@ -14,6 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
+    IDENTITY,
     ReleaseError,
     is_kept,
     kept_releases,
@@ -52,10 +53,6 @@ pruned: {description: What was removed, returned: success, type: list, elements:
 """
 
 
-# The name of a release's folder; what else lies beside it is somebody's own.
-IDENTITY = re.compile(r"[0-9a-f]{12}")
-
-
 def timestamp(seconds: float) -> str:
     """Return the time as ISO 8601 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -74,7 +71,7 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
     releases = {
         path.name: path
         for path in (state_dir / "releases").glob("*")
-        if IDENTITY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        if re.fullmatch(IDENTITY, path.name) and path.is_dir() and not path.is_symlink()
     }
     described = {name: read_json(path / "release.json") for name, path in releases.items() if is_kept(path)}
     used = [live, *(release for name, release in described.items() if name in keep)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import is_choice
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import IDENTITY
 
 SYSTEM_FOLDERS = re.compile(
     r"/*((bin|boot|dev|etc|home|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log)/*)?"
@@ -137,10 +138,10 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (r"model_bundle_create", is_recipe, "options of `bundle create`, such as checkpoint and architecture"),
     (
         r"inference_service_release",
-        matches("(previous|[0-9a-f]{12})?"),
+        matches(f"(previous|{IDENTITY})?"),
         "previous, or the id of a release: 12 hexadecimal digits, as playbooks/status.yml lists them",
     ),
-    (r"logs_release", matches("([0-9a-f]{12})?"), "the id of a release: 12 hexadecimal digits"),
+    (r"logs_release", matches(f"({IDENTITY})?"), "the id of a release: 12 hexadecimal digits"),
     (
         r"(inference_service|nvidia_driver|nvidia_container_toolkit)_gpus",
         is_choice,
