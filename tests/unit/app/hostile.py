@@ -5,7 +5,7 @@ import random
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from PIL import Image
 
@@ -14,6 +14,7 @@ from tests.unit.app.support import CAT, chunk, picture, scans, segment
 # What length and size fields are set to.
 EDGES = (0, 1, 7, 8, 255, 256, 16_383, 32_767, 65_500, 65_535, 2**24 - 1, 2**31 - 1, 2**32 - 1)
 
+BATCH_TYPE = "multipart/form-data; boundary=B"
 Kind = tuple[str, bytes, Callable[[bytes], list[bytes]], Callable[[list[bytes]], bytes]]
 
 
@@ -203,6 +204,12 @@ def image(number: int, most: int, made: Sequence[Kind]) -> tuple[str, bytes]:
             pieces[at] = _changed(dice, pieces[at])
         pieces = pieces or [b""]
     return name, together(pieces)[:most]
+
+
+def batch(parts: Iterable[bytes]) -> bytes:
+    """A sound form of several pictures, whatever those are; its content type is BATCH_TYPE."""
+    head = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    return b"".join(head + part + b"\r\n" for part in parts) + b"--B--\r\n"
 
 
 def form(number: int) -> tuple[str, bytes]:

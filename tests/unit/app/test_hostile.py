@@ -113,10 +113,8 @@ def form(number: int, path: str) -> tuple[str, Sent]:
 
 def batch(number: int, made: Sequence[hostile.Kind]) -> tuple[str, Sent]:
     """As many pictures as a request may have."""
-    head = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     images = (hostile.image(number + at, MOST_BYTES // 8, made)[1] for at in range(FILES))
-    body = b"".join(head + content + b"\r\n" for content in images) + b"--B--\r\n"
-    return "batch", (body, "multipart/form-data; boundary=B", BATCH)
+    return "batch", (hostile.batch(images), hostile.BATCH_TYPE, BATCH)
 
 
 def besiege(server: Server, images: int, forms: int, batches: int) -> None:

@@ -73,11 +73,6 @@ Sent = tuple[str, bytes, str]
 LEFT, SILENT = -1, 0
 
 
-def _multipart(parts: list[bytes], field: str = "files") -> bytes:
-    head = f'--B\r\nContent-Disposition: form-data; name="{field}"; filename="a.jpg"\r\n\r\n'.encode()
-    return b"".join(head + part + b"\r\n" for part in parts) + b"--B--\r\n"
-
-
 def _png(chunks: bytes) -> bytes:
     content = picture(kind="PNG")
     return content[:33] + chunks + content[33:]
@@ -121,7 +116,7 @@ def hostile_upload(number: int) -> tuple[str, Sent]:
         return "form", (dice.choice((SINGLE, BATCH)), body, content_type)
     if kind == 10:
         images = [hostile.image(number + at, 50_000, IMAGES)[1] for at in range(dice.choice((1, 3, 16, 40)))]
-        return "batch of hostile images", (BATCH, _multipart(images), "multipart/form-data; boundary=B")
+        return "batch of hostile images", (BATCH, hostile.batch(images), hostile.BATCH_TYPE)
     if kind == 11:
         head = b"Content-Disposition: form-data" + b";a=b" * dice.choice((1, 1_000, 1_950)) + b"\r\n\r\n"
         parts = (b"--B\r\n" + head + b"\r\n") * dice.choice((10, 100))
