@@ -55,6 +55,7 @@ class Admission:
 
     def check(self, works: Sequence[float] = (0,), client: str = "") -> None:
         """Refuse when there is no place now for a client's images, decoded so long each, saying when there will be."""
+        self._notice(client)
         crowding = self._is_crowding(client, len(works))
         share = _SHARE if crowding else 1
         seconds = self.wait(works)
@@ -71,15 +72,17 @@ class Admission:
             raise ServiceError("too_many_requests", f"{why}; send fewer at once, this one again in {again} s.", again)
         raise ServiceError("queue_full", f"{why}, so the queue is full; send the request again in {again} s.", again)
 
-    def _is_crowding(self, client: str, images: int) -> bool:
-        """Whether an address holds most of the service while others want of it, too."""
-        now = self._clock()
+    def _notice(self, client: str) -> None:
+        """Know since when somebody else than the latest client wants of the service, too."""
         if client != self._latest:
             # The very first one has no others yet.
-            self._shared_until = now + _OTHERS_SECONDS if self._latest is not None else 0.0
+            self._shared_until = self._clock() + _OTHERS_SECONDS if self._latest is not None else 0.0
             self._latest = client
+
+    def _is_crowding(self, client: str, images: int) -> bool:
+        """Whether an address holds most of the service while others want of it, too."""
         mine = self._held_by[client]
-        return now < self._shared_until and mine > 0 and 2 * (mine + images) > self.held + images
+        return mine > 0 and 2 * (mine + images) > self.held + images and self._clock() < self._shared_until
 
     @contextmanager
     def admit(self, works: Sequence[float], client: str = "") -> Iterator[None]:

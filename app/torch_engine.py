@@ -20,6 +20,13 @@ log = logging.getLogger(__name__)
 
 # Messages of errors after which a CUDA context computes nothing any more.
 _FATAL = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "NCCL error", "CUDA driver error")
+_PAUSE_SECONDS = 0.005
+# All threads must save this much, as requests that come meanwhile wait for them.
+_WORTH_IT = 0.8
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What folding may change, relative to the largest output: the order of float operations, in so many digits. More means
+# that the trace is another model.
+_FOLDING_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 
 def choose_device(wanted: str, require_gpu: bool) -> str:
@@ -34,15 +41,6 @@ def choose_device(wanted: str, require_gpu: bool) -> str:
             f"{torch.version.cuda or 'none'}).",
         )
     return "cpu"
-
-
-_PAUSE_SECONDS = 0.005
-# All threads must save this much, as requests that come meanwhile wait for them.
-_WORTH_IT = 0.8
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What folding may change, relative to the largest output: the order of float operations, in so many digits. More means
-# that the trace is another model.
-_FOLDING_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 
 def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -101,7 +99,7 @@ class TorchEngine(Engine):
         self._std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
         self._out_of_memory = False
         self._graphs: GraphRunner | None = None
-        # None: as many as the calling thread has.
+        # 0: as many as the calling thread has.
         self._threads = threads
         self._lone_threads = threads
         self._set = threading.local()
