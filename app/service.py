@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 # Above it a file is looked through in a thread: it keeps the event loop for a millisecond a megabyte.
-_LONG = 262_144
+_LONG = 2 << 20
 # What the process needs beside the model, bodies and pictures: batches, threads, answers.
 _RESERVE = 64 << 20
 # Enough for a photograph of a phone, whatever the container may use.
