@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.engine import image_root, parse_info
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import refusal
 
 # What Compose and the keeper use, whatever the environment says.
@@ -82,7 +84,11 @@ refused:
 
 
 def engine_storage() -> str:
-    """Return where the engine keeps its images, or will."""
+    """Return where the engine keeps its images, or, where it does not answer, its data as far as its settings say."""
+    with contextlib.suppress(DockerError):
+        known = parse_info(run_docker(["info", "--format", "{{json .}}"]))
+        if known["data_root"]:
+            return image_root(Path("/"), known)
     try:
         settings = json.loads(Path("/etc/docker/daemon.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
