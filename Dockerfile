@@ -58,14 +58,18 @@ RUN /opt/venv/bin/python /build/prune.py /build/prune.txt /opt \
 # --- Everything else -------------------------------------------------------------------------------------------------
 
 FROM toolchain AS builder
+ARG FLAVOR=cpu
 ARG PIP_NO_INDEX
-COPY requirements/common.lock /build/
+COPY requirements/common.lock requirements/openvino.lock /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=wheelhouse,target=/wheelhouse \
     --mount=type=secret,id=ca --mount=type=secret,id=pipconf \
-    sh /build/pip-install.sh -r /build/common.lock
+    if [ "${FLAVOR}" = cpu ]; then set -- -r /build/openvino.lock; fi \
+    && sh /build/pip-install.sh -r /build/common.lock "$@"
 COPY docker/prune.py docker/prune.txt /build/
-RUN /opt/venv/bin/python /build/prune.py /build/prune.txt /opt \
+# uvloop is shipped with what a debugger needs, eight times its size.
+RUN strip --strip-unneeded /opt/venv/lib/python3*/site-packages/uvloop/*.so \
+    && /opt/venv/bin/python /build/prune.py /build/prune.txt /opt \
     && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib \
     && for site in /opt/venv/lib/python3*/site-packages; do echo /opt/torch > "$site/torch.pth"; done
 COPY app /app/app

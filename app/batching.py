@@ -14,9 +14,7 @@ from app.metrics import Metrics
 from app.watch import Watch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from app.engine import Engine, Ranking
+    from app.engine import Engine, Pixels, Ranking
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ class Result(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    source: "Tensor | Callable[[], Tensor]"
+    source: "Pixels | Callable[[], Pixels]"
     future: "asyncio.Future[Result]"
     arrived: float
 
@@ -73,7 +71,7 @@ class Batcher:
         for number in range(workers):
             threading.Thread(target=self._work, name=f"model-{number}", daemon=True).start()
 
-    async def submit(self, source: "Tensor | Callable[[], Tensor]") -> Result:
+    async def submit(self, source: "Pixels | Callable[[], Pixels]") -> Result:
         """Wait for the turn and the result of an image's pixels, or of what decodes them on the thread of the model.
 
         A cancelled caller leaves the queue.
@@ -136,7 +134,7 @@ class Batcher:
             if not taken:
                 return
             batch: list[_Entry] = []
-            pixels: list[Tensor] = []
+            pixels: list[Pixels] = []
             # Images that come while others are decoded share their forward: a larger batch without a pause.
             while taken:
                 self._decode(taken, batch, pixels)
@@ -145,7 +143,7 @@ class Batcher:
             if batch:
                 self._compute(batch, pixels, alone=alone)
 
-    def _decode(self, taken: Sequence[_Entry], batch: list[_Entry], pixels: "list[Tensor]") -> None:
+    def _decode(self, taken: Sequence[_Entry], batch: list[_Entry], pixels: "list[Pixels]") -> None:
         """Add images with their pixels to a batch; those that cannot be decoded are answered and left out."""
         for entry in taken:
             if entry.future.done():  # its client left meanwhile
@@ -162,7 +160,7 @@ class Batcher:
                 batch.append(entry)
                 pixels.append(decoded)
 
-    def _compute(self, batch: Sequence[_Entry], pixels: "Sequence[Tensor]", *, alone: bool) -> None:
+    def _compute(self, batch: Sequence[_Entry], pixels: "Sequence[Pixels]", *, alone: bool) -> None:
         started = time.perf_counter()
         try:
             with self._watch.working():

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+# An image as models get it: rows, columns, three colors.
+type Pixels = NDArray[np.uint8]
 Runtime = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -34,8 +36,8 @@ class Engine(ABC):
         self.precision: Precision = precision
 
     @abstractmethod
-    def predict(self, images: "Sequence[Tensor]", *, alone: bool = False) -> list[Ranking]:
-        """Rank the classes of each image of uint8 CHW pixels; `alone` when no other thread computes meanwhile."""
+    def predict(self, images: Sequence[Pixels], *, alone: bool = False) -> list[Ranking]:
+        """Rank the classes of each image; `alone` when no other thread computes meanwhile."""
 
     @abstractmethod
     def prepare(self, seconds: float) -> None:

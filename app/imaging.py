@@ -9,21 +9,19 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from timm.data.transforms_factory import create_transform
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as vectorised
 
 from app import appraisal
 from app import orientation as orientations
 from app.anatomy import Anatomy, without_compressed_texts
 from app.appraisal import Cost, Limits
-from app.bundle.manifest import Input
+from app.bundle.manifest import Input, Interpolation
+from app.engine import Pixels
 from app.errors import ServiceError
-from app.timing import shortest
+from app.geometry import Geometry, Window
+from app.resizing import Picture as Decoded
+from app.resizing import Resize, by_pillow, by_vectors
 
 # A scaled JPEG keeps at least this many times the pixels of each side that the resize then averages: with two, one best
 # class in forty changed, with three one in three hundred.
@@ -31,15 +29,11 @@ FAST_MARGIN = 3
 # The sizes that libjpeg-turbo has vectorised code for, the smallest first.
 JPEG_DIVISORS = (8, 4, 2)
 
-# What torch resizes bytes with, as Pillow does it but for rounding: no pixel differs by more than one of 255.
-VECTORISED = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
-
 # Pillow's name for a JPEG of so many components.
 _MODES = {1: "L", 3: "RGB"}
 
 Mode = Literal["fast", "exact"]
 Orientation = Literal["apply", "ignore"]
-Step = Callable[[Image.Image | torch.Tensor], Image.Image | torch.Tensor]
 
 # The structure is judged before, with our own limits and our own answers.
 Image.MAX_IMAGE_PIXELS = None
@@ -53,9 +47,9 @@ _open_jpeg: Callable[[io.BytesIO], Image.Image] = type(
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image as uint8 CHW pixels of the model's input size, with what was known of the original."""
+    """An image in the model's input size, with what was known of the original."""
 
-    pixels: torch.Tensor
+    pixels: Pixels
     width: int
     height: int
     format: str
@@ -77,24 +71,26 @@ class Decoder:
     """Turns file content into model input; one per model, used by several threads.
 
     `fast` has libjpeg-turbo decode a JPEG without Pillow's copies, a large one at a half, a quarter or an eighth of its
-    size, which its frequency domain gives almost for free, and lets torch resize where its vector units are faster than
-    Pillow. `exact` treats every picture exactly as timm does. A picture that its camera stored turned is made upright
-    between resize and crop, where it is small.
+    size, which its frequency domain gives almost for free, and resizes with vector instructions. `exact` treats every
+    picture exactly as timm does. A picture that its camera stored turned is made upright between resize and crop, where
+    it is small.
     """
 
     def __init__(
-        self, settings: Input, max_pixels: int, mode: Mode = "exact", orientation: Orientation = "apply"
+        self,
+        settings: Input,
+        max_pixels: int,
+        mode: Mode = "exact",
+        orientation: Orientation = "apply",
+        faster: Callable[[Interpolation], Resize] = by_vectors,
     ) -> None:
         # How much memory there is for decoding is known only once the model has its own.
         self.limits = Limits(max_pixels, sys.maxsize)
         self._upright = orientation == "apply"
         # What the resize makes of the short side, times the margin.
         self._enough = round(max(settings.size[1:]) / settings.crop_pct) * FAST_MARGIN if mode == "fast" else 0
-        self._steps = _steps(settings, mode)
-        # The resize of a picture that lies: to sides that are as they should be once it is upright.
-        channels, height, width = settings.size
-        lying = settings.model_copy(update={"size": (channels, width, height)})
-        self._lying_resize = None if height == width else _steps(lying, mode)[0]
+        self._geometry = Geometry(settings)
+        self._resize = (faster if mode == "fast" else by_pillow)(settings.interpolation)
 
     def appraise(self, content: bytes) -> Picture:
         """What an image is and will cost; a ServiceError says why it is refused."""
@@ -107,22 +103,35 @@ class Decoder:
     def decode(self, content: bytes | Picture) -> DecodedImage:
         """Decode one image, checked before or now; a ServiceError says why it is refused."""
         known = content if isinstance(content, Picture) else self.appraise(content)
-        picture: Image.Image | torch.Tensor | None = self._decode_jpeg(known)
+        picture: Decoded | None = self._decode_jpeg(known)
         if picture is None:
             picture, mode, orientation = self._decode_by_pillow(known)
         else:
             mode, orientation = _MODES[known.anatomy.components], orientations.said(known.anatomy.exif)
         original = (known.anatomy.width, known.anatomy.height, known.anatomy.format, mode)
-        resize, *rest = self._steps
         turned = self._upright and orientation != orientations.UPRIGHT
-        if turned and self._lying_resize and orientations.lies(orientation):
-            resize = self._lying_resize
-        picture = resize(picture)
-        if turned:
-            picture = orientations.turn(picture, orientation)
-        for step in rest:
-            picture = step(picture)
-        return DecodedImage(_to_tensor(picture), *original, orientation, turned)
+        pixels = self._fit(picture, orientation if turned else orientations.UPRIGHT)
+        return DecodedImage(pixels, *original, orientation, turned)
+
+    def _fit(self, picture: Decoded, orientation: int) -> Pixels:
+        """The picture upright and in the model's input size."""
+        width, height = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+        lies = orientations.lies(orientation)
+        sides = self._geometry.sides(*((height, width) if lies else (width, height)))
+        window, left, top = self._geometry.place(*sides)
+        if orientation == orientations.UPRIGHT:
+            pixels = self._resize(picture, sides, window)
+        else:
+            stored = (sides[1], sides[0]) if lies else sides
+            whole = self._resize(picture, stored, Window(0, 0, *stored))
+            rows, columns = window.slices
+            pixels = np.ascontiguousarray(orientations.turn(whole, orientation)[rows, columns])
+        if pixels.shape[:2] == (self._geometry.height, self._geometry.width):
+            return pixels
+        filled = np.empty((self._geometry.height, self._geometry.width, 3), np.uint8)
+        filled[:] = self._geometry.fill
+        filled[top : top + window.height, left : left + window.width] = pixels
+        return filled
 
     def _divisor(self, found: Anatomy) -> int:
         """The fraction of its size that is enough of a JPEG; 0 for what Pillow has to decode."""
@@ -131,7 +140,7 @@ class Decoder:
         side = min(found.width, found.height)
         return next((number for number in JPEG_DIVISORS if side >= self._enough * number), 1)
 
-    def _decode_jpeg(self, known: Picture) -> torch.Tensor | None:
+    def _decode_jpeg(self, known: Picture) -> Pixels | None:
         """The pixels of a JPEG, at the smallest size that is enough; nothing where Pillow has to decode it."""
         divisor = self._divisor(known.anatomy)
         if not divisor:
@@ -141,10 +150,10 @@ class Decoder:
         try:
             if simplejpeg.decode_jpeg_header(known.content)[:2] != sides:
                 raise _corrupted("its header contradicts itself")
-            pixels = simplejpeg.decode_jpeg(known.content, "RGB", min_height=height, min_width=width)
+            pixels: Pixels = simplejpeg.decode_jpeg(known.content, "RGB", min_height=height, min_width=width)
         except ValueError:  # it is damaged; what Pillow makes of it decides
             return None
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return pixels
 
     def _decode_by_pillow(self, known: Picture) -> tuple[Image.Image, str, int]:
         """The picture, the mode that it had, and how it lies."""
@@ -173,53 +182,6 @@ def _open(known: Picture) -> Image.Image:
     if image.size != (known.anatomy.width, known.anatomy.height):
         raise _corrupted("its header contradicts itself")
     return image
-
-
-def _steps(settings: Input, mode: Mode) -> list[Step]:
-    """timm's own evaluation transform without its last two steps.
-
-    The engine normalises whole batches, which take the pixels as they are; the step before copies them into planes.
-    """
-    transform = create_transform(
-        settings.size,
-        is_training=False,
-        interpolation=settings.interpolation,
-        mean=settings.mean,
-        std=settings.std,
-        crop_pct=settings.crop_pct,
-        crop_mode=settings.crop_mode,
-        normalize=False,
-    )
-    steps: list[Step] = transform.transforms[:-1]
-    if mode == "fast":
-        steps[0] = _faster(steps[0])
-    return steps
-
-
-def _to_tensor(picture: Image.Image | torch.Tensor) -> torch.Tensor:
-    """The pixels as uint8 CHW, lying as the picture's bytes do."""
-    if isinstance(picture, torch.Tensor):
-        return picture
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def _faster(step: Step) -> Step:
-    """The step, or the same resize done by torch when that is faster on this CPU, which is measured."""
-
-    def pillow(picture: Image.Image | torch.Tensor) -> Image.Image | torch.Tensor:
-        if isinstance(picture, torch.Tensor):
-            picture = Image.fromarray(picture.permute(1, 2, 0).numpy())
-        return step(picture)
-
-    if not isinstance(step, transforms.Resize) or step.interpolation not in VECTORISED:
-        return pillow
-    size = [step.size] if isinstance(step.size, int) else list(step.size)
-
-    def resize(picture: Image.Image | torch.Tensor) -> torch.Tensor:
-        return vectorised.resize(_to_tensor(picture), size, step.interpolation, step.max_size, antialias=True)
-
-    sample = torch.zeros((375, 500, 3), dtype=torch.uint8).permute(2, 0, 1)
-    return min((pillow, resize), key=lambda way: shortest(lambda: way(sample)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -3,8 +3,9 @@
 import struct
 
 import numpy as np
-import torch
 from PIL import Image
+
+from app.engine import Pixels
 
 UPRIGHT = 1
 _TAG = 0x0112
@@ -14,13 +15,13 @@ _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _NUMBERS = {1: "B", 3: "H", 4: "I"}
 # Whether rows and columns change places, and which of them are then reversed.
 _TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
-    2: (False, (2,)),
-    3: (False, (1, 2)),
-    4: (False, (1,)),
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
     5: (True, ()),
-    6: (True, (2,)),
-    7: (True, (1, 2)),
-    8: (True, (1,)),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
 }
 
 
@@ -41,17 +42,10 @@ def lies(orientation: int) -> bool:
     return orientation != UPRIGHT and _TURNS[orientation][0]
 
 
-def turn(picture: Image.Image | torch.Tensor, orientation: int) -> Image.Image | torch.Tensor:
-    """The picture, upright."""
-    if isinstance(picture, torch.Tensor):
-        return _turn(picture, orientation)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return Image.fromarray(_turn(pixels, orientation).permute(1, 2, 0).numpy())
-
-
-def _turn(pixels: torch.Tensor, orientation: int) -> torch.Tensor:
+def turn(pixels: Pixels, orientation: int) -> Pixels:
+    """The picture, upright; a view of the same bytes."""
     exchanged, reversed_axes = _TURNS[orientation]
-    return (pixels.transpose(1, 2) if exchanged else pixels).flip(reversed_axes)
+    return np.flip(pixels.swapaxes(0, 1) if exchanged else pixels, reversed_axes)
 
 
 def _find(exif: bytes) -> int:

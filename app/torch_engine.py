@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from app import folding
 from app.bundle.manifest import TOP_K, Activation, Input
-from app.engine import LARGE_SECONDS, LUMA, Engine, Precision, Ranking
+from app.engine import LARGE_SECONDS, LUMA, Engine, Pixels, Precision, Ranking
 from app.errors import DeviceLostError, GpuRequiredError
 from app.graphs import GraphRunner
 from app.timing import shortest
@@ -62,6 +62,11 @@ def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         parent, _, leaf = name.rpartition(".")
         setattr(copied.get_submodule(parent), leaf, nn.Parameter(value.to(dtype), requires_grad=False))
     return copied
+
+
+def _colors_first(image: Pixels | Tensor) -> Tensor:
+    """The pixels as torch has them: three planes, whose numbers stay where they are."""
+    return image if isinstance(image, Tensor) else torch.from_numpy(image).permute(2, 0, 1)
 
 
 class TorchEngine(Engine):
@@ -152,8 +157,9 @@ class TorchEngine(Engine):
             torch.set_num_threads(threads)
             self._set.number = threads
 
-    def predict(self, images: Sequence[Tensor], *, alone: bool = False) -> list[Ranking]:
+    def predict(self, images: Sequence[Pixels | Tensor], *, alone: bool = False) -> list[Ranking]:
         """Rank the classes of each image, halving the batch when the device has no memory for it."""
+        images = [_colors_first(image) for image in images]
         if self._threads:
             self._use_threads(self._lone_threads if alone else 1)
         try:

@@ -3,7 +3,8 @@
 The distribution's packages depend on video codecs, LLVM and GPU stacks that a classifier never loads: 1.4 GB installed.
 What is really linked is found with ldd, and of that only what the runtime base lacks is copied. Debian's torch is also
 linked to MPI, which only a cluster uses and whose network libraries look for hardware for 0.15 s whenever they are
-loaded, and to Z3, of which it uses nothing: stand-ins have their names and symbols, and nothing behind them.
+loaded, and to more that other things than answering need: stand-ins have their names and symbols, and nothing behind
+them. BLAS and LAPACK are OpenBLAS under other names.
 
 Usage: python3 collect_torch.py RUNTIME_ROOT TARGET
 """
@@ -18,7 +19,14 @@ WANTED = ("torch", "torchgen", "functorch", "torchvision", "torch-*", "torchvisi
 # Its closure is the whole of ffmpeg; without it torchvision reads no video, which this service never does.
 UNWANTED = "video_reader*.so"
 LIBRARIES = "torch.libs"
-STOOD_IN = {"libmpi.so.40", "libz3.so.4"}
+STOOD_IN = {
+    # Training in a cluster, and its server for debugging.
+    *("libmpi.so.40", "libgloo.so.0", "libtensorpipe.so.0", "libcpp-httplib.so.0.18"),
+    # Export to ONNX, shaders of phones, proofs about shapes.
+    *("libonnx.so.1", "libonnx_proto.so.1", "libprotobuf.so.32", "libvulkan.so.1", "libz3.so.4"),
+}
+OPENBLAS = "libopenblas.so.0"
+IN_OPENBLAS = ("libblas.so.3", "liblapack.so.3")
 
 
 def linked(binary: Path) -> dict[str, Path]:
@@ -73,6 +81,12 @@ def stand_in(target: Path, library: Path, users: list[Path]) -> None:
     subprocess.run(["gcc", *options], input="\n".join(lines), check=True, text=True)
 
 
+def forward(target: Path, library: Path) -> None:
+    """Make a library that is nothing but another name of one."""
+    options = ["-shared", "-x", "c", f"-Wl,-soname,{target.name}", "-Wl,--no-as-needed", "-o", str(target), "-"]
+    subprocess.run(["gcc", *options, "-x", "none", str(library)], input="", check=True, text=True)
+
+
 def main(runtime: Path, target: Path) -> None:
     """Copy packages first, then every library that the runtime base does not have."""
     libraries = target / LIBRARIES
@@ -97,7 +111,11 @@ def main(runtime: Path, target: Path) -> None:
     for name, path in instead.items():
         stand_in(libraries / name, path, [*binaries, *originals, *needed.values()])
     for name, path in needed.items():
-        if not (runtime / path.relative_to("/")).exists():
+        if (runtime / path.relative_to("/")).exists():
+            continue
+        if name in IN_OPENBLAS and OPENBLAS in needed:
+            forward(libraries / name, needed[OPENBLAS].resolve())
+        else:
             shutil.copy2(path.resolve(), libraries / name)
 
     # Debian links torch/lib/*.so to the system's folder, which the runtime base does not have.

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     cat << 'HELP'
 Usage: scripts/lock.sh [--dry-run]
-Regenerates requirements/{common,test,cu124,cu130,cpu}.lock, with hashes, for Python 3.12 and newer.
+Regenerates requirements/{common,test,openvino,cu124,cu130,cpu}.lock, with hashes, for Python 3.12 and newer.
 Needs uv, the Python index and, for cpu.lock only, the vendor's index (TORCH_INDEX_URL,
 default: the one in the Dockerfile); where that does not answer, cpu.lock stays as it is.
 HELP
@@ -19,9 +19,8 @@ if ! command -v uv > /dev/null; then
     exit 1
 fi
 
-# setuptools is torch's build helper for torch.compile; hf-xet downloads from a model hub; openvino-telemetry reports to its
-# vendor. None is used.
-left_out=(torch torchvision triton setuptools hf-xet openvino-telemetry)
+# setuptools is torch's build helper for torch.compile; hf-xet downloads from a model hub. Neither is used.
+left_out=(torch torchvision triton setuptools hf-xet)
 mapfile -t nvidia < <(sed -n 's/^\(nvidia[a-z0-9-]*\)==.*/\1/p' requirements/cu124.in)
 skip=()
 for name in "${left_out[@]}" "${nvidia[@]}" nvidia-cusolver-cu12; do
@@ -36,8 +35,8 @@ compile() {
 compile requirements/common.in requirements/cu124.in --override requirements/override.in "${skip[@]}" \
     --output-file requirements/common.lock
 compile requirements/test.in --constraints requirements/common.lock --output-file requirements/test.lock
-for flavor in cu124 cu130; do
-    compile "requirements/$flavor.in" --no-deps --output-file "requirements/$flavor.lock"
+for name in cu124 cu130 openvino; do
+    compile "requirements/$name.in" --no-deps --output-file "requirements/$name.lock"
 done
 
 index=${TORCH_INDEX_URL:-$(sed -n 's/^ARG TORCH_INDEX_URL=//p' Dockerfile)}

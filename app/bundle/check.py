@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from app.bundle import manifest as manifests
 from app.bundle.manifest import Activation, Input
+from app.engine import Pixels
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
 from app.model import IMAGENET_MEAN, IMAGENET_STD
@@ -152,7 +153,7 @@ def _attempt(
     return Trial(inputs, tuple(logarithms), tuple(right))
 
 
-def _decode(decoder: Decoder, path: Path, content: bytes) -> Tensor:
+def _decode(decoder: Decoder, path: Path, content: bytes) -> Pixels:
     try:
         return decoder.decode(content).pixels
     except ServiceError as error:

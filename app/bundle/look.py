@@ -22,9 +22,7 @@ def draw(inputs: Input, picture: Path, output: Path) -> Path:
         raise BundleError("picture_invalid", f"{picture} is refused: {error.detail}") from None
     try:
         # The engine makes gray of the colors.
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L" if inputs.size[0] == 1 else "RGB").save(
-            output, "PNG"
-        )
+        Image.fromarray(pixels).convert("L" if inputs.size[0] == 1 else "RGB").save(output, "PNG")
     except OSError as error:
         raise BundleError(
             "output_unwritable", f"{output} cannot be written ({error.strerror}); give --output a file that can."

@@ -73,7 +73,7 @@ def test_openvino_converts_a_model_after_a_lean_import_and_brings_nothing_heavy(
     assert run(
         "import timm\n"
         "from app.bundle.manifest import Input\n"
-        "from app.openvino_engine import convert\n"
+        "from app.conversion import convert\n"
         "settings = Input(size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), interpolation='bicubic', crop_pct=1, "
         "crop_mode='center')\n"
         "model = timm.create_model('mobilenetv3_small_050').eval().requires_grad_(False)\n"

@@ -2,13 +2,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from app.bundle.manifest import Activation, Input
-from app.engine import NotBuiltError, Ranking
-from app.openvino_engine import OpenVinoEngine, convert
+from app.conversion import convert
+from app.engine import NotBuiltError, Pixels, Ranking
+from app.openvino_engine import OpenVinoEngine
 from app.torch_engine import TorchEngine
 from tests.unit.app.support import timm_model
 
@@ -17,11 +19,9 @@ SETTINGS = Input(size=(3, 64, 48), mean=MEAN, std=STD, interpolation="bicubic", 
 GRAY = SETTINGS.model_copy(update={"size": (1, 64, 48), "mean": (0.4,), "std": (0.2,)})
 
 
-def images(count: int) -> list[Tensor]:
+def images(count: int) -> list[Pixels]:
     """Pixels as decoders deliver them."""
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (count, 64, 48, 3), dtype=torch.uint8, generator=generator)
-    return list(pixels.permute(0, 3, 1, 2))
+    return list(np.random.default_rng(1).integers(0, 256, (count, 64, 48, 3), np.uint8))
 
 
 def linear(outputs: int, channels: int = 3) -> nn.Module:
