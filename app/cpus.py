@@ -1,9 +1,11 @@
 """How many CPUs this process may really use."""
 
 import os
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def available(cgroup: Path = CGROUP) -> int:
@@ -30,8 +32,18 @@ def _quota(cgroup: Path) -> float | None:
     return int(limit) / int(period)
 
 
-def keep_to_one() -> None:
-    """Have what torch computes in the calling thread, like a resize, stay on one CPU: others work beside it."""
-    import torch
+def kind(cpuinfo: Path = CPUINFO) -> str:
+    """What the machine's first CPU is and can do, as the kernel says it; '' where it does not say."""
+    try:
+        first = cpuinfo.read_text(encoding="utf-8").partition("\n\n")[0]
+    except OSError:
+        return ""
+    # Intel and AMD's words, and ARM's.
+    said = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+    return "\n".join(line for line in first.splitlines() if line.partition(":")[0].strip() in said)
 
-    torch.set_num_threads(1)
+
+def keep_to_one() -> None:
+    """Have what torch computes in the calling thread, where it is in use, stay on one CPU: others work beside it."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

@@ -16,7 +16,8 @@ from app import lean
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.serving import ServedModel
+    from app.derived import Derived
+    from app.served import ServedModel
 
 
 # A model's thread asks for the interpreter between two operators, some hundred times in a forward. By default it would
@@ -63,12 +64,12 @@ class Loading:
         gc.disable()
         sys.setswitchinterval(_SWITCH_SECONDS)
         try:
-            _open_torch()
-            with lean.imports():
-                from app import serving
+            from app import derived
 
             phases = {"import": time.perf_counter() - started}
-            model = serving.load(self._settings, phases)
+            found = derived.find(self._settings)
+            kept = found and derived.load(self._settings, found, phases)
+            model = kept or self._with_torch(found, phases)
             # The module that was converted has cycles, and would stay for good.
             gc.collect()
             # Nor need the collector walk through it between requests.
@@ -79,3 +80,12 @@ class Loading:
             self.model.set_result(model)
         finally:
             gc.enable()
+
+    def _with_torch(self, found: "Derived | None", phases: dict[str, float]) -> "ServedModel":
+        started = time.perf_counter()
+        _open_torch()
+        with lean.imports():
+            from app import serving
+
+        phases["import"] += time.perf_counter() - started
+        return serving.load(self._settings, found, phases)

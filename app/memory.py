@@ -21,6 +21,10 @@ def limit(cgroup: Path = CGROUP) -> int:
     return machine
 
 
-def used() -> int:
-    """Bytes that the process uses now."""
-    return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+def used(statm: Path = _STATM) -> int:
+    """Bytes that the process uses now and that nothing but its end gives back.
+
+    Pages of files, like mapped weights and libraries, are not among them: the kernel drops them when memory is short.
+    """
+    _, resident, of_files, *_ = (int(pages) for pages in statm.read_text().split())
+    return (resident - of_files) * resource.getpagesize()

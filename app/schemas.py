@@ -139,6 +139,7 @@ class ModelDetails(_Answer):
     precision: str
     engine_reason: str
     engines_tried: list[EngineTrial]
+    derived_model: str | None
     load_phases: dict[str, float]
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from torch import Tensor
-
-from app.engine import LARGE_SECONDS, Build, Engine, NotBuiltError, Precision, Ranking, Runtime
+from app.engine import LARGE_SECONDS, Build, Engine, NotBuiltError, Pixels, Precision, Ranking, Runtime
 from app.errors import BundleError
 from app.timing import shortest
 
@@ -87,7 +85,7 @@ def disagreement(expected: Sequence[Ranking], actual: Sequence[Ranking]) -> floa
 class Referee:
     """Tries ways to compute a model on golden samples, beside torch in fp32, whose answers are the right ones."""
 
-    def __init__(self, build: Build, samples: Sequence[Tensor], tolerance: float, threads: int) -> None:
+    def __init__(self, build: Build, samples: Sequence[Pixels], tolerance: float, threads: int) -> None:
         self._build = build
         self._samples = samples
         self._tolerance = tolerance
@@ -115,12 +113,8 @@ class Referee:
                 "engine_refused",
                 f"The model cannot be served as API_ENGINE and API_PRECISION ask. {reasons} Set them to auto.",
             )
-        for trial in trials:
-            if trial.refused:
-                log.warning(
-                    "A way to compute the model is not used",
-                    extra={"code": "engine_refused", "detail": f"{trial.engine} in {trial.precision}: {trial.refused}"},
-                )
+        for detail in _refusals(trials):
+            log.warning("A way to compute the model is not used", extra={"code": "engine_refused", "detail": detail})
         engine, _ = tried[best.engine, best.precision]
         if engine is None:
             raise AssertionError(best)
@@ -169,6 +163,15 @@ class Referee:
             if not large:
                 work()
             return shortest(work, time.perf_counter) / (self._threads * count)
+
+
+def _refusals(trials: Sequence[Trial]) -> list[str]:
+    """A line for each reason: what cannot be converted is refused in no precision in particular."""
+    precisions: dict[tuple[Runtime, str], list[str]] = {}
+    for trial in trials:
+        if trial.refused:
+            precisions.setdefault((trial.engine, trial.refused), []).append(trial.precision)
+    return [f"{engine} in {' and '.join(kinds)}: {reason}" for (engine, reason), kinds in precisions.items()]
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:

@@ -34,10 +34,9 @@ from app.uploads import Upload
 from app.watch import Watch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from app.engine import Pixels
     from app.imaging import DecodedImage, Picture
-    from app.serving import ServedModel
+    from app.served import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +180,7 @@ class Service:
             return image, await batcher.submit(image.pixels)
         images: list[DecodedImage] = []
 
-        def pixels() -> "Tensor":
+        def pixels() -> "Pixels":
             images.append(decode())
             return images[0].pixels
 

@@ -1,165 +1,156 @@
-"""The model in service: loaded, warmed up, and described."""
+"""Engines of a model by torch and what it is converted to: built, tried, and the best one made fast."""
 
-import functools
 import logging
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from app import cpus, model
+from app import model
 from app.bundle import manifest as manifests
 from app.bundle import verify
 from app.checkpoint import Wish
 from app.checkpoint import read as read_checkpoint
-from app.engine import Build, Engine, Precision, Runtime
+from app.derived import Derived
+from app.engine import Engine, NotBuiltError, Pixels, Precision, Runtime
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
-from app.openvino_engine import OpenVinoEngine, convert
 from app.recipe import Given, settle
+from app.resizing import by_vectors
 from app.selection import Referee, Selection, ways
+from app.served import Facts, ServedModel, cpu_batch, cpu_threads, facts_of
 from app.settings import PREFIX, Settings
+from app.timing import Phases
 from app.torch_engine import TorchEngine, choose_device
 
 if TYPE_CHECKING:
     import openvino
-    from torch import Tensor, nn
+    from torch import nn
 
 
 log = logging.getLogger(__name__)
 
-CPU_BATCH = 4
 # Golden pictures that a start compares precisions with: fewer let a precision pass that others refuse.
 FEWEST_SAMPLES, MOST_SAMPLES = 3, 12
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """What requests need of the model, and what it says about itself."""
-
-    engine: Engine
-    selection: Selection
-    decoder: Decoder
-    name: str
-    architecture: str
-    version: str
-    sha256: str
-    labels: tuple[str, ...]
-    # What a class must reach where a picture may have any number of them; nothing where it has one.
-    thresholds: tuple[float, ...] | None
-    image_size: int
-    path: str
-    metrics: dict[str, float]
-    workers: int
-    torch_version: str
-    load_phases: dict[str, float]
-
-    def described(self) -> dict[str, Any]:
-        """The engine: what was tried, and why this one computes."""
-        return {
-            "engine": self.engine.runtime,
-            "precision": self.engine.precision,
-            "engine_reason": self.selection.reason,
-            "engines_tried": [
-                {
-                    "engine": trial.engine,
-                    "precision": trial.precision,
-                    "image_ms": round(1000 * trial.seconds, 3) or None,
-                    "largest_change": None if trial.change is None or trial.change == math.inf else trial.change,
-                    "refused": trial.refused or None,
-                }
-                for trial in self.selection.trials
-            ],
-        }
 
 
 @dataclass(frozen=True)
 class Source:
     """A model to make engines of, with all that is known of it."""
 
+    facts: Facts
     module: "nn.Module"
-    settings: manifests.Input
-    activation: manifests.Activation
-    threshold: manifests.Threshold
-    name: str
-    architecture: str
-    version: str
-    sha256: str
-    labels: tuple[str, ...]
-    path: Path
-    metrics: dict[str, float]
     golden: tuple[Path, ...]
     tolerance: float
 
 
-def load(settings: Settings, phases: dict[str, float]) -> ServedModel:
-    """Load the model the settings name and make it fast; runs in a thread.
+class Builder:
+    """Makes engines of a source, one after the other; it is converted once, whatever the precision."""
 
-    `phases` has the seconds of what came before and gets those of each step here.
+    def __init__(self, source: Source, device: str, settings: Settings) -> None:
+        self.device = device
+        on_cpu = device == "cpu"
+        self.threads = cpu_threads(settings) if on_cpu else 1
+        self._max_batch = cpu_batch(settings) if on_cpu else settings.max_batch
+        self._source = source
+        self._converted: openvino.Model | NotBuiltError | None = None
+
+    def __call__(self, runtime: Runtime, precision: Precision) -> Engine:
+        """An engine, or a NotBuiltError."""
+        facts = self._source.facts
+        if runtime == "openvino":
+            converted = self.converted()
+            from app.openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(converted, self._max_batch, precision, self.threads)
+        return TorchEngine(
+            self._source.module,
+            facts.settings,
+            facts.activation,
+            self.device,
+            self._max_batch,
+            precision,
+            facts.ranked,
+            self.threads,
+        )
+
+    def converted(self) -> "openvino.Model":
+        """What OpenVINO computes."""
+        if self._converted is None:
+            self._converted = self._convert()
+        if isinstance(self._converted, NotBuiltError):
+            raise self._converted
+        return self._converted
+
+    def _convert(self) -> "openvino.Model | NotBuiltError":
+        if not find_spec("openvino"):
+            return NotBuiltError("OpenVINO is only in the image for CPUs.")
+        from app.conversion import convert
+
+        facts = self._source.facts
+        try:
+            return convert(self._source.module, facts.settings, facts.activation, facts.ranked)
+        except NotBuiltError as error:
+            return error
+
+
+def load(settings: Settings, found: Derived | None, phases: dict[str, float]) -> ServedModel:
+    """Load the model the settings name and make it fast, by the choice that was made before or a new one.
+
+    Runs in a thread. `phases` has the seconds of what came before and gets those of each step here.
     """
-    phase = _Phases(phases)
-    device = choose_device("cpu" if settings.engine == "openvino" else settings.device, settings.require_gpu)
-    source = from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
+    phase = Phases(phases)
+    builder, source = prepare(settings)
     phase.ended("weights")
-    # Each thread sets its own number; what is measured here is to run on one core of several that do the same.
-    torch.set_num_threads(1)
-    decoder = Decoder(source.settings, settings.max_pixels, settings.decode, settings.orientation)
-    threads = settings.torch_threads or cpus.available()
-    on_cpu = device == "cpu"
-    # Large batches hardly help a CPU, and they leave the other cores without work.
-    max_batch = min(settings.max_batch, CPU_BATCH) if on_cpu else settings.max_batch
-
-    workers = threads if on_cpu else 1
-    compared = samples(source.golden, Decoder(source.settings, manifests.GOLDEN_PIXELS))
-    referee = Referee(builder(source, device, max_batch, workers), compared, source.tolerance, workers)
-    selection = referee.choose(ways(settings.engine, settings.precision, device))
+    if found:
+        choice = found.choice
+        engine = builder(choice.engine, choice.precision)
+        selected = Selection(engine, choice.seconds, choice.trials, choice.reason)
+    else:
+        selected = choose(settings, builder, source)
     phase.ended("engine")
-    selection.engine.prepare(selection.seconds)
+    selected.engine.prepare(selected.seconds)
     phase.ended("warm_up")
     return ServedModel(
-        engine=selection.engine,
-        selection=selection,
-        decoder=decoder,
-        name=source.name,
-        architecture=source.architecture,
-        version=source.version,
-        sha256=source.sha256,
-        labels=source.labels,
-        thresholds=_each(source.threshold, len(source.labels)),
-        image_size=source.settings.size[1],
-        path=str(source.path),
-        metrics=source.metrics,
-        workers=workers,
+        **vars(source.facts),
+        engine=selected.engine,
+        reason=selected.reason,
+        trials=selected.trials,
+        derived=found.folder if found else None,
+        decoder=_decoder(source.facts, settings, builder.device),
+        workers=builder.threads,
         torch_version=torch.__version__,
-        load_phases={name: round(seconds, 3) for name, seconds in phases.items()},
+        load_phases=phase.rounded(),
     )
 
 
-def builder(source: Source, device: str, max_batch: int, threads: int) -> Build:
-    """What makes engines of a source; it is converted once, whatever the precision."""
-    ranked = len(source.labels)
-    if source.threshold is None:
-        ranked = min(ranked, manifests.TOP_K)
-
-    @functools.cache
-    def converted() -> "openvino.Model":
-        return convert(source.module, source.settings, source.activation, ranked)
-
-    def build(runtime: Runtime, precision: Precision) -> Engine:
-        if runtime == "openvino":
-            return OpenVinoEngine(converted(), max_batch, precision, threads)
-        return TorchEngine(
-            source.module, source.settings, source.activation, device, max_batch, precision, ranked, threads
-        )
-
-    return build
+def prepare(settings: Settings) -> tuple[Builder, Source]:
+    """The model that the settings name, and what makes engines of it on the device that they want."""
+    device = choose_device("cpu" if settings.engine == "openvino" else settings.device, settings.require_gpu)
+    source = from_bundle(settings.bundle_path) if settings.bundle_path else _from_checkpoint(settings)
+    # Each thread sets its own number; what is measured here is to run on one core of several that do the same.
+    torch.set_num_threads(1)
+    return Builder(source, device, settings), source
 
 
-def samples(golden: Sequence[Path], decoder: Decoder) -> "list[Tensor]":
+def choose(settings: Settings, builder: Builder, source: Source) -> Selection:
+    """Try what the settings allow and take the best."""
+    compared = samples(source.golden, Decoder(source.facts.settings, manifests.GOLDEN_PIXELS))
+    referee = Referee(builder, compared, source.tolerance, builder.threads)
+    return referee.choose(ways(settings.engine, settings.precision, builder.device))
+
+
+def _decoder(facts: Facts, settings: Settings, device: str) -> Decoder:
+    faster = by_vectors
+    if device != "cpu":
+        from app.torch_resizing import by_torch as faster
+    return Decoder(facts.settings, settings.max_pixels, settings.decode, settings.orientation, faster)
+
+
+def samples(golden: Sequence[Path], decoder: Decoder) -> list[Pixels]:
     """The pixels of pictures to compare precisions with: enough to tell them apart, not more than a start waits for."""
     paths = [golden[position * len(golden) // MOST_SAMPLES] for position in range(MOST_SAMPLES)]
     paths = list(dict.fromkeys(paths if len(golden) > MOST_SAMPLES else golden))
@@ -175,38 +166,13 @@ def _shipped_golden() -> list[Path]:
     return sorted((manifests.DATA / "golden").glob("*.jpg"))
 
 
-def _each(threshold: manifests.Threshold, classes: int) -> tuple[float, ...] | None:
-    return (threshold,) * classes if isinstance(threshold, float) else threshold
-
-
-class _Phases:
-    """Takes the time of one step after the other."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-        self._started = time.perf_counter()
-
-    def ended(self, name: str) -> None:
-        now = time.perf_counter()
-        self._seconds[name], self._started = now - self._started, now
-
-
 def from_bundle(directory: Path) -> Source:
     """The model of a bundle, verified."""
     verified = verify.verify(directory)
     manifest = verified.manifest
     return Source(
+        facts=facts_of(directory, manifest, verified.sha256, verified.labels),
         module=verified.module,
-        settings=manifest.input,
-        activation=manifest.activation,
-        threshold=manifest.threshold,
-        name=manifest.name,
-        architecture=manifest.architecture,
-        version=manifest.version,
-        sha256=verified.sha256,
-        labels=verified.labels,
-        path=directory / manifest.weights.file,
-        metrics=manifest.metrics or {},
         golden=tuple(directory / sample.file for sample in manifest.golden_samples),
         tolerance=manifests.read_golden(directory / manifest.golden.file).tolerance,
     )
@@ -246,17 +212,19 @@ def _from_checkpoint(settings: Settings) -> Source:
     module = model.load(checkpoint.design, inputs.size, checkpoint.state, str(path))
     model.probe(module, checkpoint.design, inputs.size)
     return Source(
+        facts=Facts(
+            settings=inputs,
+            activation=recipe.activation,
+            threshold=recipe.threshold,
+            name=architecture,
+            architecture=architecture,
+            version=checkpoint.sha256[:12],
+            sha256=checkpoint.sha256,
+            labels=recipe.labels,
+            path=path,
+            metrics=checkpoint.metrics,
+        ),
         module=module,
-        settings=inputs,
-        activation=recipe.activation,
-        threshold=recipe.threshold,
-        name=architecture,
-        architecture=architecture,
-        version=checkpoint.sha256[:12],
-        sha256=checkpoint.sha256,
-        labels=recipe.labels,
-        path=path,
-        metrics=checkpoint.metrics,
         golden=tuple(_shipped_golden()),
         tolerance=manifests.TOLERANCE,
     )

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
 
     bundle_path: Path | None = Field(default=None, description="Directory of the bundle to serve.")
+    derived_path: Path | None = Field(
+        default=None, description="Directory where `python -m app.derive` keeps what it makes of the bundle for a CPU."
+    )
     checkpoint_path: Path | None = Field(default=None, description="A bare checkpoint to serve instead of a bundle.")
     model_name: str | None = Field(default=None, description="timm architecture of the bare checkpoint.")
     num_classes: int | None = Field(default=None, ge=1, description="Classes the bare checkpoint must have.")

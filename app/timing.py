@@ -1,4 +1,4 @@
-"""Measuring short work at start, to choose between ways of doing it."""
+"""Measuring: short work at start, to choose between ways of doing it, and the steps of a start."""
 
 import time
 from collections.abc import Callable
@@ -20,3 +20,20 @@ def shortest(work: Callable[[], object], clock: Callable[[], float] = time.threa
         work()
         times.append(clock() - started)
     return min(times)
+
+
+class Phases:
+    """Takes the time of one step after the other."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._started = time.perf_counter()
+
+    def ended(self, name: str) -> None:
+        """Note the seconds since the step before."""
+        now = time.perf_counter()
+        self._seconds[name], self._started = now - self._started, now
+
+    def rounded(self) -> dict[str, float]:
+        """The seconds of each step, to the millisecond."""
+        return {name: round(seconds, 3) for name, seconds in self._seconds.items()}

@@ -9,30 +9,29 @@ Prints a table of every way to compute the model: how fast, how much it changes 
 import sys
 from pathlib import Path
 
-from app import cpus
-from app.bundle.manifest import GOLDEN_PIXELS
+from app import serving
 from app.engine import Build
-from app.imaging import Decoder
-from app.selection import Referee, Selection, ways
-from app.serving import builder, from_bundle, samples
+from app.selection import Selection
+from app.settings import Settings
 from bench.figures import table
 
 # Pixels of the largest picture that is measured with.
 LARGEST = 50_000_000
 
 
+def _asked(folder: Path, max_batch: int) -> Settings:
+    return Settings(bundle_path=folder, device="cpu", max_batch=max_batch)
+
+
 def build(folder: Path, max_batch: int) -> Build:
     """What makes engines of a bundle's model."""
-    return builder(from_bundle(folder), "cpu", max_batch, cpus.available())
+    return serving.prepare(_asked(folder, max_batch))[0]
 
 
 def as_served(folder: Path, max_batch: int) -> Selection:
     """What the service would choose."""
-    source = from_bundle(folder)
-    threads = cpus.available()
-    compared = samples(source.golden, Decoder(source.settings, GOLDEN_PIXELS))
-    referee = Referee(builder(source, "cpu", max_batch, threads), compared, source.tolerance, threads)
-    return referee.choose(ways("auto", "auto", "cpu"))
+    asked = _asked(folder, max_batch)
+    return serving.choose(asked, *serving.prepare(asked))
 
 
 def main() -> None:

@@ -234,17 +234,20 @@ def read(directory: Path) -> tuple[Manifest, str]:
 def check_files(manifest: Manifest, directory: Path) -> None:
     """Compare every file of the bundle with its recorded size and checksum."""
     for entry in manifest.files():
-        path = directory / entry.file
-        if not path.is_file():
-            raise BundleError(
-                "file_missing", f"{path} is named in bundle.json but is not there; copy the bundle again."
-            )
-        if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-            raise BundleError(
-                "checksum_mismatch",
-                f"{path} does not have the checksum recorded in bundle.json; it was damaged or changed, so copy the "
-                "bundle again from its source.",
-            )
+        check_file(entry, directory)
+
+
+def check_file(entry: File, directory: Path) -> None:
+    """Compare a file of the bundle with its recorded size and checksum."""
+    path = directory / entry.file
+    if not path.is_file():
+        raise BundleError("file_missing", f"{path} is named in bundle.json but is not there; copy the bundle again.")
+    if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
+        raise BundleError(
+            "checksum_mismatch",
+            f"{path} does not have the checksum recorded in bundle.json; it was damaged or changed, so copy the "
+            "bundle again from its source.",
+        )
 
 
 def read_golden(path: Path) -> Golden:

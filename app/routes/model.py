@@ -18,7 +18,7 @@ async def info(request: Request) -> ModelDetails:
         architecture=model.architecture,
         num_classes=len(model.labels),
         image_size=model.image_size,
-        checkpoint_path=model.path,
+        checkpoint_path=str(model.path),
         device=model.engine.device,
         is_loaded=True,
         class_names=list(model.labels),

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,9 @@ def test_the_limit_is_the_container_s_and_at_most_the_machine_s(
 
 def test_what_the_process_uses_is_more_than_python_alone() -> None:
     assert 5 << 20 < memory.used() < MACHINE
+
+
+def test_what_is_mapped_from_a_file_is_no_use_of_memory(tmp_path: Path) -> None:
+    statm = tmp_path / "statm"
+    statm.write_text("9000 700 600 1 0 90 0\n")
+    assert memory.used(statm) == 100 * resource.getpagesize()

@@ -2,20 +2,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from app import serving
 from app.bundle.manifest import GOLDEN_PIXELS, Input
-from app.engine import Build, Engine, NotBuiltError, Precision, Ranking, Runtime
+from app.engine import Build, Engine, NotBuiltError, Pixels, Precision, Ranking, Runtime
 from app.errors import BundleError
 from app.imaging import Decoder
 from app.selection import Referee, Selection, WantedPrecision, WantedRuntime, Way, disagreement, ways
+from app.settings import Settings
 from tests.unit.app.support import CAT
 
 HALF = (0.5, 0.5, 0.5)
 SETTINGS = Input(size=(3, 32, 32), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=1.0, crop_mode="center")
-SAMPLES = [torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (0, 120, 250)]
+SAMPLES = [np.full((32, 32, 3), value, np.uint8) for value in (0, 120, 250)]
 TORCH, TORCH_BF16 = ("torch", "fp32"), ("torch", "bf16")
 OPENVINO, OPENVINO_BF16 = ("openvino", "fp32"), ("openvino", "bf16")
 EVERY: list[Way] = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -30,7 +31,7 @@ class Known(Engine):
         self._seconds = seconds
         self._change = change
 
-    def predict(self, images: Sequence[torch.Tensor], *, alone: bool = False) -> list[Ranking]:
+    def predict(self, images: Sequence[Pixels], *, alone: bool = False) -> list[Ranking]:
         time.sleep(self._seconds)
         share = 0.8 - self._change(len(images))
         return [Ranking([1, 2], [share, 1 - share]) for _ in images]
@@ -97,9 +98,9 @@ def test_a_way_that_changes_an_answer_is_refused_with_a_line(caplog: pytest.LogC
 
 def test_what_nothing_else_computes_is_left_to_torch_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
     assert taken(choose(builds(torch_fp32=(40, 0), torch_bf16=(4, 0.001)))) == TORCH_BF16
+    # One line for one reason.
     assert [record.__dict__["detail"] for record in caplog.records] == [
-        "openvino in fp32: It is not known.",
-        "openvino in bf16: It is not known.",
+        "openvino in fp32 and bf16: It is not known.",
     ]
 
 
@@ -167,3 +168,17 @@ def test_a_start_compares_enough_golden_pictures_and_not_too_many(tmp_path: Path
     assert len(serving.samples(pictures[:5], decoder)) == 5
     # One alone would let a precision pass that others refuse.
     assert len(serving.samples(pictures[:1], decoder)) == 4
+
+
+def test_in_an_image_without_openvino_torch_computes_and_says_why(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda _: None)
+    settings = Settings(bundle_path=bundle, device="cpu", precision="fp32", torch_threads=1)
+    assert taken(serving.choose(settings, *serving.prepare(settings))) == TORCH
+    assert [record.__dict__["detail"] for record in caplog.records] == [
+        "openvino in fp32: OpenVINO is only in the image for CPUs."
+    ]
+    asked = settings.model_copy(update={"engine": "openvino"})
+    with pytest.raises(BundleError, match="only in the image for CPUs"):
+        serving.choose(asked, *serving.prepare(asked))
