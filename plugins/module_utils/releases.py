@@ -40,6 +40,12 @@ def release_id(image_id: str, bundle_sha256: str, settings: dict[str, Any]) -> s
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def derived_folder(state_dir: Path, release: dict[str, Any]) -> Path:
+    """Return where lies what the release's image makes of its bundle, for this host's CPU."""
+    bundle, image = release["bundle"]["sha256"], release["image"]["id"].removeprefix("sha256:")
+    return state_dir / "derived" / f"{bundle[:12]}-{image[:12]}"
+
+
 def put_aside(path: Path) -> None:
     """Move what lies where something of ours belongs into a new folder beside it; nothing is thrown away."""
     with contextlib.suppress(OSError):

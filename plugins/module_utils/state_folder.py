@@ -10,7 +10,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import put
 # Says whose folder this is. Without it nothing is removed: the folder may be anybody's.
 MARKER = ".inference-service"
 # What runs of this project make there, beside the locks, which go with the run.
-PARTS = ("releases", "records", "instances", "bundles", "build", "gateway")
+PARTS = ("releases", "records", "instances", "bundles", "derived", "build", "gateway")
 
 
 class NotOursError(Exception):

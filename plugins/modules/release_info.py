@@ -51,6 +51,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     Plan,
     ReleaseError,
     choose_strategy,
+    derived_folder,
     find_astray,
     good_releases,
     kept_releases,
@@ -112,6 +113,7 @@ EXAMPLES = r"""
 RETURN = r"""
 plan: {description: What to do and why. Only with O(desired) or O(release)., returned: when asked, type: dict}
 release: {description: The wanted release as its release.json holds it, returned: when asked, type: dict}
+derived: {description: Where lies what the release's image makes of its bundle, returned: when asked, type: str}
 live: {description: Release and colour that get requests, returned: success, type: dict}
 instances: {description: All containers of the service, returned: success, type: list, elements: dict}
 gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
@@ -365,6 +367,7 @@ def main() -> None:
                 wanted = params["gateway"]
                 refused = refusal(*(wanted[key] for key in ("name", "state_dir", "bind", "port", "settings")))
             result.update(release=release, plan=asdict(plan), verified=verified, unsettled=unsettled, refused=refused)
+            result["derived"] = str(derived_folder(state_dir, release))
             if plan.rollout:
                 # Only a dry run reports the plan as the change; a real one reports it where it happens.
                 result["changed"] = module.check_mode

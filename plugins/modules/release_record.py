@@ -16,6 +16,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     IDENTITY,
     ReleaseError,
+    derived_folder,
     is_kept,
     kept_releases,
     prune_records,
@@ -30,7 +31,7 @@ module: release_record
 short_description: Append a release record and prune old releases
 description:
   - Writes C(records/SEQUENCE-RELEASE.json). After a good run it removes releases beyond O(keep), with the bundles and
-    images that only they used. The live release and the one before it always stay.
+    images that only they used, and what was derived of these. The live release and the one before it always stay.
 options:
   state_dir: {description: The service's state directory, type: path, required: true}
   record: {description: What happened, type: dict, required: true}
@@ -97,7 +98,20 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
             with contextlib.suppress(DockerError):
                 run_docker(["image", "rm", *own_names(old["image"])])
                 pruned.append(f"image {old['image']['id'][:19]}")
-    return pruned
+    return [*pruned, *prune_derived(state_dir, used)]
+
+
+def prune_derived(state_dir: Path, used: list[dict[str, Any]]) -> list[str]:
+    """Remove the derived models that none of the releases uses: those of a bundle or an image that is gone."""
+    needed = {derived_folder(state_dir, release) for release in used}
+    old = [
+        path
+        for path in sorted((state_dir / "derived").glob(f"{IDENTITY}-{IDENTITY}"))
+        if path not in needed and path.is_dir() and not path.is_symlink()
+    ]
+    for path in old:
+        shutil.rmtree(path)
+    return [f"derived model {path.name}" for path in old]
 
 
 def repository_of(reference: str) -> str:

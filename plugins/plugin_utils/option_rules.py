@@ -19,7 +19,7 @@ SYSTEM_FOLDERS = re.compile(
     r"/*((bin|boot|dev|etc|home|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log)/*)?"
 )
 # What the deployment itself tells the service.
-OWN_SETTINGS = frozenset({"API_BUNDLE_PATH", "API_RELEASE_ID", "API_HOST", "API_PORT"})
+OWN_SETTINGS = frozenset({"API_BUNDLE_PATH", "API_DERIVED_PATH", "API_RELEASE_ID", "API_HOST", "API_PORT"})
 # C0 and C1, and what some readers take for the end of a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Their prose may have several lines; it goes into records only.

@@ -61,6 +61,8 @@ def test_the_first_deploy_answers_as_timm_does(host: Host, workshop: Workshop, p
         "reference_answer.py", "timm", ARCHITECTURE, weights, f"/shop/{photograph.name}", json.dumps(settings)
     )
     assert_equals_reference(answer, reference)
+    # It started with what the image had made for this host's CPU.
+    assert get(host.port, "/api/v1/model/info")[1]["derived_model"].startswith("/app/derived/")
 
 
 def test_a_second_run_changes_nothing_and_loses_nothing(host: Host, photograph: Path) -> None:

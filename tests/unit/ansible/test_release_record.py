@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import ReleaseError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import ReleaseError, derived_folder
 from ansible_collections.gpu_hosts.timm.plugins.modules.release_prepare import write_release
 from ansible_collections.gpu_hosts.timm.plugins.modules.release_record import bundle_directory, prune, repository_of
 
@@ -36,7 +36,7 @@ class Host:
         """Keep a release, its bundle and its image."""
         content = {
             "release_id": identity,
-            "bundle": {"name": "cats", "version": version},
+            "bundle": {"name": "cats", "version": version, "sha256": version * 64},
             "image": {"id": image, "tag": f"svc:{image[-1]}"},
             "settings": {"compose_files": []},
         }
@@ -80,6 +80,21 @@ def test_a_release_that_is_not_kept_goes_with_its_bundle_and_image(host: Host) -
     assert host.prune(MIDDLE) == [f"release {OLD}", "bundle cats 0", "image sha256:0"]
     assert (host.there("releases"), host.there("bundles/cats"), host.removed) == ([MIDDLE, LIVE], ["1", "2"], ["svc:0"])
     assert host.prune(MIDDLE) == []
+
+
+def test_what_was_derived_goes_with_the_bundle_or_the_image_that_it_was_made_of(host: Host, tmp_path: Path) -> None:
+    names = [derived_folder(host.state, host.release(name, str(number), f"sha256:{str(number) * 64}")).name
+             for number, name in enumerate((OLD, MIDDLE, LIVE))]  # fmt: skip
+    beside = ["backup", f".{names[0]}"]
+    for name in (*names, *beside):
+        (host.state / "derived" / name / "0123").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (host.state / "derived" / f"{'a' * 12}-{'b' * 12}").symlink_to(tmp_path / "elsewhere")
+    assert host.prune(MIDDLE)[-1] == f"derived model {names[0]}"
+    assert host.there("derived") == sorted([*names[1:], *beside, f"{'a' * 12}-{'b' * 12}"])
+    # Another release of the same bundle with another image.
+    host.release(MIDDLE, "1", f"sha256:{'2' * 64}")
+    assert host.prune(MIDDLE) == [f"derived model {names[1]}"]
 
 
 def test_what_another_release_uses_stays(host: Host) -> None:

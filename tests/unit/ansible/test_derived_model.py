@@ -1,0 +1,86 @@
+"""How a release's image is told to make its derived model, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import derived_folder
+from ansible_collections.gpu_hosts.timm.plugins.modules.derived_model import command, derive
+
+RELEASE: dict[str, Any] = {
+    "image": {"id": f"sha256:{'a' * 64}"},
+    "bundle": {"name": "cats", "version": "2", "sha256": "b" * 64},
+    "settings": {
+        "cpus": "2.0",
+        "memory": "8g",
+        "pids": "512",
+        "env": {"API_DEVICE": "cpu", "API_DERIVED_PATH": "/app/derived", "API_MODEL_ARGS": '{"a": "b c"}'},
+    },
+}
+DOCKER = """#!/bin/sh
+echo '{"level": "warning"}'
+echo '{"made": true, "engine": "openvino", "precision": "bf16", "reason": "It is faster."}'
+exit 0
+"""
+FAILS = """#!/bin/sh
+echo 'error[engine_refused]: The model cannot be served.' >&2
+exit 1
+"""
+
+
+def put_docker(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = folder / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(script)
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:/usr/bin:/bin")
+
+
+def test_the_image_gets_the_releases_settings_and_limits_and_one_folder_to_write_to(tmp_path: Path) -> None:
+    arguments = command(tmp_path, RELEASE, "/app/models", 180)
+    volumes = [argument for argument in arguments if argument.startswith("--volume")]
+    assert volumes == [
+        f"--volume={tmp_path}/bundles:/app/models:ro",
+        f"--volume={tmp_path}/derived/{'b' * 12}-{'a' * 12}:/app/derived",
+    ]
+    assert [argument for argument in arguments if argument.startswith("--env")] == [
+        "--env=API_BUNDLE_PATH=/app/models/cats/2",
+        "--env=API_DERIVED_PATH=/app/derived",
+        "--env=API_DEVICE=cpu",
+        '--env=API_MODEL_ARGS={"a": "b c"}',
+    ]
+    assert {"--network=none", "--read-only", "--cpus=2.0", "--memory=8g", "--pids-limit=512"} <= set(arguments)
+    assert arguments[-6:] == [f"sha256:{'a' * 64}", "timeout", "180", "python", "-m", "app.derive"]
+
+
+def test_what_the_image_says_last_is_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_docker(tmp_path, DOCKER, monkeypatch)
+    assert derive(tmp_path, RELEASE, "/app/models", 9) == {
+        "made": True,
+        "engine": "openvino",
+        "precision": "bf16",
+        "reason": "It is faster.",
+    }
+    # Readable for the service's user, whatever the run's umask.
+    assert derived_folder(tmp_path, RELEASE).stat().st_mode & 0o777 == 0o755
+
+
+def test_its_refusal_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_docker(tmp_path, FAILS, monkeypatch)
+    with pytest.raises(DockerError, match="engine_refused"):
+        derive(tmp_path, RELEASE, "/app/models", 9)
+
+
+def test_a_bundle_and_an_image_have_one_folder_and_others_another(tmp_path: Path) -> None:
+    folders = {
+        derived_folder(tmp_path, {"image": {"id": image}, "bundle": {"sha256": bundle}})
+        for image in (f"sha256:{'a' * 64}", f"sha256:{'c' * 64}")
+        for bundle in ("b" * 64, "d" * 64)
+    }
+    assert len(folders) == 4
+    assert json.dumps(sorted(path.name for path in folders)).count("-") == 4
