@@ -13,6 +13,9 @@ import openvino as ov
 from app.engine import LARGE_SECONDS, Engine, NotBuiltError, Pixels, Precision, Ranking
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+# OpenVINO fills a table of number formats at its first use, and two threads that come to it at once, one with the
+# interpreter and one with the table, wait for each other forever.
+ov.Type.u8.to_dtype()
 
 
 class OpenVinoEngine(Engine):

@@ -66,6 +66,22 @@ def test_a_start_with_it_answers_without_torch(bundle: Path, root: Path) -> None
     assert Path(folder).parent == root
 
 
+def test_threads_that_begin_at_once_do_not_wait_for_each_other(bundle: Path, tmp_path: Path) -> None:
+    derive.derive(asked(bundle, tmp_path, torch_threads=2))
+    code = (
+        "from app.loading import Loading\n"
+        "from app.settings import Settings\n"
+        f"loading = Loading(Settings(bundle_path={str(bundle)!r}, derived_path={str(tmp_path)!r}, device='cpu', "
+        "engine='openvino', precision='fp32', torch_threads=2))\n"
+        "loading.begin()\n"
+        "from app import server\n"
+        "loading.model.result()\n"
+    )
+    # One start in three waited forever.
+    for _ in range(6):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 def test_the_service_says_what_it_serves(bundle: Path, root: Path, tmp_path: Path) -> None:
     settings = {"device": "cpu", "engine": "openvino", "precision": "fp32"}
     with serve(tmp_path, bundle_path=bundle, derived_path=root, **settings) as running:
