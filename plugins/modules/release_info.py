@@ -257,6 +257,12 @@ def cut_off(name: str, serving: list[Instance]) -> list[str]:
     return [item.name for item in serving if is_beyond_mending(item.network_mode, name, network)]
 
 
+def is_underived(state_dir: Path, live: dict[str, Any]) -> bool:
+    """Return whether the instances of a release look for a derived model, and there is none."""
+    wanted = "API_DERIVED_PATH" in live.get("settings", {}).get("env", {})
+    return wanted and not any(derived_folder(state_dir, live).glob("*/derived.json"))
+
+
 def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[str], kept: list[str]) -> list[str]:
     """Return a sentence for each part around a live release that was lost: network, folder, image, bundle, record."""
     identity, bundle = live["release_id"], live.get("bundle", {})
@@ -268,6 +274,8 @@ def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[st
         found.append(f"{manifest} of the live release is missing")
     if good[-1:] != [identity]:
         found.append("its record is missing")
+    if is_underived(state_dir, live):
+        found.append(f"{derived_folder(state_dir, live)} has no derived model for the live release")
     found += [f"{path} is no folder" for path in find_strange(state_dir)]
     found += [f"{path} cannot be read by the service" for path in [*find_closed(state_dir)][:1]]
     if not is_marked(state_dir, name):

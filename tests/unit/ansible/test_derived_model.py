@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import derived_folder
 from ansible_collections.gpu_hosts.timm.plugins.modules.derived_model import command, derive
+from ansible_collections.gpu_hosts.timm.plugins.modules.release_info import is_underived
 
 RELEASE: dict[str, Any] = {
     "image": {"id": f"sha256:{'a' * 64}"},
@@ -74,6 +75,18 @@ def test_its_refusal_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     put_docker(tmp_path, FAILS, monkeypatch)
     with pytest.raises(DockerError, match="engine_refused"):
         derive(tmp_path, RELEASE, "/app/models", 9)
+
+
+def test_a_live_release_that_lost_its_own_is_mended_by_the_next_deploy(tmp_path: Path) -> None:
+    folder = derived_folder(tmp_path, RELEASE) / "0123"
+    assert is_underived(tmp_path, RELEASE)
+    folder.mkdir(parents=True)
+    assert is_underived(tmp_path, RELEASE)
+    (folder / "derived.json").touch()
+    assert not is_underived(tmp_path, RELEASE)
+    # One on a GPU, one from before there were any, and one of which only the name is known, look for none.
+    for live in ({**RELEASE, "settings": {"env": {}}}, {"release_id": "0" * 12}):
+        assert not is_underived(tmp_path / "elsewhere", live)
 
 
 def test_a_bundle_and_an_image_have_one_folder_and_others_another(tmp_path: Path) -> None:
