@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,10 +35,21 @@ class Engine(ABC):
         self.device = device
         self.max_batch = max_batch
         self.precision: Precision = precision
+        # Batches that `begin` takes before the first of them has its answers.
+        self.in_flight = 1
 
     @abstractmethod
     def predict(self, images: Sequence[Pixels], *, alone: bool = False) -> list[Ranking]:
         """Rank the classes of each image; `alone` when no other thread computes meanwhile."""
+
+    def begin(self, images: Sequence[Pixels]) -> Callable[[], list[Ranking]]:
+        """Send a batch on its way; what it returns waits for the answers. Here they are there already."""
+        rankings = self.predict(images)
+        return lambda: rankings
+
+    def as_served(self) -> AbstractContextManager[None]:
+        """While it lasts, compute as requests will have it, to be compared; by default that is always so."""
+        return nullcontext()
 
     @abstractmethod
     def prepare(self, seconds: float) -> None:

@@ -56,6 +56,13 @@ class DeviceLostError(Exception):
     """The device can no longer compute in this process; only a new process can help."""
 
 
+class NotRecordedError(Exception):
+    """A model cannot be recorded as CUDA graphs.
+
+    What torch has of the device may be spoiled then, so only a new process can go on, without recording.
+    """
+
+
 class BundleError(Exception):
     """A checkpoint or bundle that cannot be used."""
 

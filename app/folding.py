@@ -1,7 +1,8 @@
 """Folding: a model traced and frozen for inference, with its batch norms inside its convolutions."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,17 @@ from torch import Tensor, nn
 
 class NotFoldedError(Exception):
     """A model cannot be traced, or its trace is another model."""
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute convolutions in fp32 proper, for a comparison; by default a GPU rounds their inputs to ten bits."""
+    kept = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = kept
 
 
 def without_norms(module: nn.Module) -> dict[str, Tensor]:

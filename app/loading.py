@@ -72,6 +72,11 @@ class Loading:
             model = kept or self._with_torch(found, phases)
             # The module that was converted has cycles, and would stay for good.
             gc.collect()
+            if model.engine.device == "cuda":
+                import torch
+
+                # What the module, first runs and the engines that were tried took is free for others on the device.
+                torch.cuda.empty_cache()
             # Nor need the collector walk through it between requests.
             gc.freeze()
         except Exception as error:  # it belongs to whoever waits for the model

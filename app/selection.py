@@ -122,11 +122,13 @@ class Referee:
 
     def _try(self, way: Way) -> tuple[Engine | None, Trial]:
         if way == _REFERENCE:
-            return self._reference, Trial(*way, self._seconds(self._reference, self._lone_seconds), 0.0)
+            with self._reference.as_served():
+                return self._reference, Trial(*way, self._seconds(self._reference, self._lone_seconds), 0.0)
         try:
             engine = self._build(*way)
-            change, lone_seconds = self._change(engine)
-            seconds = self._seconds(engine, lone_seconds)
+            with engine.as_served():
+                change, lone_seconds = self._change(engine)
+                seconds = self._seconds(engine, lone_seconds)
         except (NotBuiltError, RuntimeError) as error:
             return None, Trial(*way, refused=str(error).splitlines()[0])
         # Without rounding only the order of operations may differ.
@@ -154,15 +156,20 @@ class Referee:
         large = engine.device == "cpu" and lone_seconds > LARGE_SECONDS
         count = 1 if large else engine.max_batch
         batch = [self._samples[number % len(self._samples)] for number in range(count)]
+
+        def compute(_: int) -> None:
+            for answers in [engine.begin(batch) for _ in range(engine.in_flight)]:
+                answers()
+
         with ThreadPoolExecutor(self._threads) as pool:
 
             def work() -> None:
-                list(pool.map(lambda _: engine.predict(batch), range(self._threads)))
+                list(pool.map(compute, range(self._threads)))
 
             # The first round prepares what is kept; a start does not wait for that twice with a large model.
             if not large:
                 work()
-            return shortest(work, time.perf_counter) / (self._threads * count)
+            return shortest(work, time.perf_counter) / (self._threads * engine.in_flight * count)
 
 
 def _refusals(trials: Sequence[Trial]) -> list[str]:

@@ -4,7 +4,8 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,19 @@ from app import folding
 from app.bundle.manifest import TOP_K, Activation, Input
 from app.engine import LARGE_SECONDS, LUMA, Engine, Pixels, Precision, Ranking
 from app.errors import DeviceLostError, GpuRequiredError
-from app.graphs import GraphRunner
+from app.graphs import IN_FLIGHT, GraphRunner
 from app.timing import shortest
 
 log = logging.getLogger(__name__)
 
 # Messages of errors after which a CUDA context computes nothing any more.
-_FATAL = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "NCCL error", "CUDA driver error")
+_FATAL = (
+    *("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "cuFFT error", "NCCL error"),
+    *("cuDNN error", "cuDNN Frontend error", "CUDNN_STATUS", "CUDNN_BACKEND"),
+    *("captures_underway", "CUDACachingAllocator"),
+)
+# Messages of libraries that found no memory for what they compute in.
+_NO_MEMORY = ("unable to find an engine", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _PAUSE_SECONDS = 0.005
 # All threads must save this much, as requests that come meanwhile wait for them.
 _WORTH_IT = 0.8
@@ -41,6 +48,22 @@ def choose_device(wanted: str, require_gpu: bool) -> str:
             f"{torch.version.cuda or 'none'}).",
         )
     return "cpu"
+
+
+@contextmanager
+def _errors_of_the_device() -> Iterator[None]:
+    """Tell errors of the device, and a lack of its memory, from those of the model."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = str(error)
+        if any(text in said for text in _NO_MEMORY):
+            raise torch.OutOfMemoryError(said) from error
+        if any(text in said for text in _FATAL):
+            raise DeviceLostError(f"The device failed: {error}") from error
+        raise
 
 
 def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -84,6 +107,7 @@ class TorchEngine(Engine):
         precision: Precision = "fp32",
         ranked: int = TOP_K,
         threads: int = 0,
+        graphs: bool = True,
     ) -> None:
         super().__init__(device, max_batch, precision)
         self._type = _TYPES[precision]
@@ -103,21 +127,44 @@ class TorchEngine(Engine):
         self._mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
         self._out_of_memory = False
+        self._record = graphs and device == "cuda"
+        self._folded = False
         self._graphs: GraphRunner | None = None
         # 0: as many as the calling thread has.
         self._threads = threads
         self._lone_threads = threads
         self._set = threading.local()
 
+    @contextmanager
+    def as_served(self) -> Iterator[None]:
+        """On a GPU folded and recorded; afterwards the memory of the recordings is free for another engine's."""
+        self._engage()
+        yield
+        self._graphs = None
+        self.in_flight = 1
+        self._trim()
+
+    def _engage(self) -> None:
+        if self.device == "cuda" and not self._folded:
+            self._fold()
+            self._folded = True
+        if self._record and not self._graphs:
+            self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
+            self.in_flight = IN_FLIGHT
+
+    def _trim(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
     def prepare(self, seconds: float) -> None:
-        """Fold and record a model on a GPU; on a CPU find out whether a lone image gets all threads.
+        """Replay every recorded batch once on a GPU; on a CPU find out whether a lone image gets all threads.
 
         For a small model their meeting costs more than it saves, which is measured.
         """
         blank = torch.zeros(self._size, dtype=torch.uint8)
-        if self.device == "cuda":
-            self._fold()
-            self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
+        self._engage()
+        for count in self._graphs.sizes if self._graphs else ():
+            self.predict([blank] * count)
         self.predict([blank] * self.max_batch)
         if self._threads <= 1 or seconds > LARGE_SECONDS:
             self.predict([blank], alone=True)
@@ -138,12 +185,16 @@ class TorchEngine(Engine):
         """Serve the frozen trace where it answers as the module does."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, *self._size), dtype=torch.uint8, generator=generator)
-        with torch.inference_mode():
-            pixels = self._normalise(images.to(self.device))
-            expected = self._module(pixels).float()
         try:
-            frozen = folding.freeze(self._module, pixels[:1])
-            folding.check(frozen, pixels, expected, _FOLDING_TOLERANCE[self.precision])
+            # TF32's own rounding is far above what folding may change.
+            with folding.without_tf32():
+                with torch.inference_mode():
+                    pixels = self._normalise(images.to(self.device))
+                    expected = self._module(pixels).float()
+                exact = folding.freeze(self._module, pixels[:1])
+                folding.check(exact, pixels, expected, _FOLDING_TOLERANCE[self.precision])
+            # A trace keeps whether TF32 was allowed when it was made.
+            frozen = folding.freeze(self._module, pixels[:1]) if self.precision == "fp32" else exact
         except folding.NotFoldedError as error:
             log.warning(
                 "The model is served as it is, without folding", extra={"code": "not_folded", "detail": str(error)}
@@ -163,15 +214,12 @@ class TorchEngine(Engine):
         if self._threads:
             self._use_threads(self._lone_threads if alone else 1)
         try:
-            rankings = self._forward(images)
+            with _errors_of_the_device():
+                rankings = self._forward(images)
         except torch.OutOfMemoryError as error:
             if self._out_of_memory:
                 raise DeviceLostError(f"The device ran out of memory twice in a row: {error}") from error
             self._out_of_memory = True
-        except RuntimeError as error:
-            if any(text in str(error) for text in _FATAL):
-                raise DeviceLostError(f"The device failed: {error}") from error
-            raise
         else:
             self._out_of_memory = False
             return rankings
@@ -179,19 +227,29 @@ class TorchEngine(Engine):
         half = max(1, len(images) // 2)
         self.max_batch = max(1, min(self.max_batch, half))
         log.warning("The device ran out of memory; batches are limited to %d", self.max_batch)
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        self._trim()
         return [
             ranking for start in range(0, len(images), half) for ranking in self.predict(images[start : start + half])
         ]
 
+    def begin(self, images: Sequence[Pixels | Tensor]) -> Callable[[], list[Ranking]]:
+        """Send a batch on its way; on a GPU with recordings it computes while the next one begins."""
+        if not self._graphs:
+            return super().begin(images)
+        with _errors_of_the_device(), torch.inference_mode():
+            finish = self._graphs.begin([_colors_first(image) for image in images])
+
+        def rankings() -> list[Ranking]:
+            with _errors_of_the_device():
+                return self._rankings(*finish())
+
+        return rankings
+
     def _forward(self, images: Sequence[Tensor]) -> list[Ranking]:
         with torch.inference_mode():
             if self._graphs:
-                values, indices = self._graphs.run(images)
-            else:
-                values, indices = self._answer(self._collect(images).to(self.device))
-            return self._rankings(values, indices)
+                return self._rankings(*self._graphs.begin(images)())
+            return self._rankings(*self._answer(self._collect(images).to(self.device)))
 
     def _collect(self, images: Sequence[Tensor]) -> Tensor:
         # Decoders deliver pixels in the order of the picture's bytes; in this layout each image is one plain copy.

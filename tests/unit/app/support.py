@@ -1,5 +1,6 @@
 """What the tests of the service share: small models, pictures, and real server processes."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def timm_model(architecture: str = SMALL, num_classes: int = CLASSES) -> Any:
     """A timm model with random weights that tell pictures apart."""
     torch.manual_seed(0)
     return timm.create_model(architecture, pretrained=False, num_classes=num_classes).eval()
+
+
+def with_statistics(model: Any) -> Any:
+    """The model with batch norms as training leaves them."""
+    generator = torch.Generator().manual_seed(4)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, least in ((module.weight, 0.5), (module.running_var, 0.5), (module.running_mean, -0.5)):
+                values.data = torch.rand(values.shape, generator=generator) + least
+    return model
 
 
 def timm_transform(model: Any) -> Any:
@@ -208,3 +219,18 @@ def serve(folder: Path, code: str = "", **settings: object) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run this on an event loop of its own, for so long at most."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(20):
+            await work
+
+    asyncio.run(limited())
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from app.errors import ServiceError
 from app.metrics import Metrics
 from app.torch_engine import TorchEngine
 from app.watch import Watch
-from tests.unit.app.support import wait_for
+from tests.unit.app.support import run, settle, wait_for
 
 SETTINGS = Input(
     size=(3, 2, 2), mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest", crop_pct=1.0, crop_mode="center"
@@ -62,21 +62,8 @@ class Model:
         return value
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(20):
-            await work
-
-    asyncio.run(limited())
-
-
 async def entered(model: Model) -> None:
     await asyncio.to_thread(model.entered.wait, 20)
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 def best(result: Result) -> int:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from app import folding
-from tests.unit.app.support import timm_model
+from tests.unit.app.support import timm_model, with_statistics
 
 EXAMPLE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -23,16 +23,6 @@ def branching() -> nn.Sequential:
     """A model that answers by its batch size, which a trace turns into a constant."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     model.register_forward_hook(lambda _, inputs, output: output if inputs[0].shape[0] == 1 else output + 1)
-    return model
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """The model with batch norms as training leaves them."""
-    generator = torch.Generator().manual_seed(4)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values, least in ((module.weight, 0.5), (module.running_var, 0.5), (module.running_mean, -0.5)):
-                values.data = torch.rand(values.shape, generator=generator) + least
     return model
 
 

@@ -61,6 +61,21 @@ def test_out_of_memory_halves_the_batch_and_answers_in_order() -> None:
         assert ranking.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_library_without_memory_to_compute_in_halves_the_batch_too(message: str) -> None:
+    engine = failing(lambda batch: _raise(RuntimeError(message)) if len(batch) > 4 else None)
+    assert len(engine.predict(RAMP)) == len(RAMP)
+    assert engine.max_batch == 3
+
+
 def test_out_of_memory_twice_in_a_row_loses_the_device() -> None:
     def fail(_: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -82,6 +97,9 @@ def test_out_of_memory_later_again_is_not_twice_in_a_row() -> None:
         "CUDA error: an illegal memory access was encountered",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm",
         "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph.",
+        "CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR cudnnFinalize failed",
+        "captures_underway.empty() INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp",
     ],
 )
 def test_a_device_error_loses_the_device(message: str) -> None:
