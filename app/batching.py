@@ -26,7 +26,9 @@ class Result(NamedTuple):
     seconds: float
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """An image that waits: its pixels or what decodes them, who waits for it, and since when."""
+
     source: "Pixels | Callable[[], Pixels]"
     future: "asyncio.Future[Result]"
     arrived: float
@@ -63,7 +65,7 @@ class Batcher:
         self._on_device_lost = on_device_lost
         self._watch = watch
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: deque[Entry] = deque()
         self._changed = threading.Condition()
         self._stopped = False
         self._workers = workers
@@ -76,7 +78,7 @@ class Batcher:
 
         A cancelled caller leaves the queue.
         """
-        entry = _Entry(source, self._loop.create_future(), time.perf_counter())
+        entry = Entry(source, self._loop.create_future(), time.perf_counter())
         with self._changed:
             if self._stopped:
                 raise ServiceError("stopping", "The service is stopping; send the request again.")
@@ -97,7 +99,7 @@ class Batcher:
             self._stopped = True
             self._changed.notify_all()
 
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
         with self._changed:
             for index, waiting in enumerate(self._waiting):
                 if waiting is entry:
@@ -105,7 +107,7 @@ class Batcher:
                     self._metrics.queue_depth.dec()
                     break
 
-    def _take(self) -> tuple[list[_Entry], bool]:
+    def _take(self) -> tuple[list[Entry], bool]:
         """The next batch, empty at the end, and whether no other thread has anything to do meanwhile."""
         with self._changed:
             self._idle += 1
@@ -119,7 +121,7 @@ class Batcher:
         self._metrics.queue_depth.dec(len(batch))
         return batch, alone
 
-    def _take_more(self, room: int) -> list[_Entry]:
+    def _take_more(self, room: int) -> list[Entry]:
         """What came while this thread decoded, unless another one is free for it."""
         with self._changed:
             number = 0 if self._idle else min(room, len(self._waiting))
@@ -133,7 +135,7 @@ class Batcher:
             taken, alone = self._take()
             if not taken:
                 return
-            batch: list[_Entry] = []
+            batch: list[Entry] = []
             pixels: list[Pixels] = []
             # Images that come while others are decoded share their forward: a larger batch without a pause.
             while taken:
@@ -143,7 +145,7 @@ class Batcher:
             if batch:
                 self._compute(batch, pixels, alone=alone)
 
-    def _decode(self, taken: Sequence[_Entry], batch: list[_Entry], pixels: "list[Pixels]") -> None:
+    def _decode(self, taken: Sequence[Entry], batch: list[Entry], pixels: "list[Pixels]") -> None:
         """Add images with their pixels to a batch; those that cannot be decoded are answered and left out."""
         for entry in taken:
             if entry.future.done():  # its client left meanwhile
@@ -160,24 +162,30 @@ class Batcher:
                 batch.append(entry)
                 pixels.append(decoded)
 
-    def _compute(self, batch: Sequence[_Entry], pixels: "Sequence[Pixels]", *, alone: bool) -> None:
+    def _compute(self, batch: Sequence[Entry], pixels: "Sequence[Pixels]", *, alone: bool) -> None:
         started = time.perf_counter()
         try:
             with self._watch.working():
                 rankings = self._engine.predict(pixels, alone=alone)
-        except DeviceLostError as error:
+        except Exception as error:  # whatever a model raises, the thread must live on for the next batch
+            self._failed(batch, error)
+        else:
+            self._computed(batch, rankings, time.perf_counter() - started)
+
+    def _failed(self, batch: Sequence[Entry], error: Exception) -> None:
+        if isinstance(error, DeviceLostError):
             self._on_device_lost(str(error))
             self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
-        except Exception as error:  # whatever a model raises, the thread must live on for the next batch
-            log.exception("The model failed on a batch of %d", len(batch))
-            self._answer(batch, _bare(error))
         else:
-            seconds = time.perf_counter() - started
-            self._metrics.batch_size.observe(len(batch))
-            self._metrics.batch_duration.observe(seconds)
-            self._answer(batch, [Result(ranking, seconds) for ranking in rankings])
+            log.error("The model failed on a batch of %d", len(batch), exc_info=error)
+            self._answer(batch, _bare(error))
 
-    def _answer(self, batch: Sequence[_Entry], outcome: Sequence[Result] | Exception) -> None:
+    def _computed(self, batch: "Sequence[Entry]", rankings: "Sequence[Ranking]", seconds: float) -> None:
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.batch_duration.observe(seconds)
+        self._answer(batch, [Result(ranking, seconds) for ranking in rankings])
+
+    def _answer(self, batch: Sequence[Entry], outcome: Sequence[Result] | Exception) -> None:
         def deliver() -> None:
             for index, entry in enumerate(batch):
                 if entry.future.done():

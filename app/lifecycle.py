@@ -7,6 +7,8 @@ EXIT_OK = 0
 EXIT_SETTINGS = 64
 EXIT_BUNDLE = 65
 EXIT_DEVICE = 70
+# Not seen from outside: the process begins again in the same place.
+EXIT_AGAIN = 75
 
 # Long enough for a health check to see the failure before the process is gone.
 DEVICE_LOST_GRACE_SECONDS = 2.0
@@ -59,6 +61,12 @@ class Lifecycle:
         if self.state is not State.DEVICE_LOST:
             self._enter(State.DEVICE_LOST, detail)
             self._end(EXIT_DEVICE, after=DEVICE_LOST_GRACE_SECONDS)
+
+    def begin_again(self, code: str, detail: str) -> None:
+        """End at once, still loading: what takes the process's place leaves out what failed."""
+        if self.state is State.LOADING:
+            self._enter(State.LOADING, detail, code)
+            self._end(EXIT_AGAIN, after=0)
 
     def drain(self) -> None:
         """Stop being ready; requests that still arrive are answered until nobody asks any more."""

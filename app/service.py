@@ -15,7 +15,8 @@ from app.admission import Admission
 from app.batching import Batcher, Result
 from app.bodies import Bodies
 from app.bundle.manifest import TOP_K
-from app.errors import BundleError, GpuRequiredError, ServiceError
+from app.errors import BundleError, GpuRequiredError, NotRecordedError, ServiceError
+from app.feeding import Feeder
 from app.lifecycle import Lifecycle, State
 from app.loading import Loading
 from app.metrics import Metrics
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # Above it a file is looked through in a thread: it keeps the event loop for a millisecond a megabyte.
 _LONG = 2 << 20
+# How often a GPU is looked after.
+_GUARD_SECONDS = 1.0
 # What the process needs beside the model, bodies and pictures: batches, threads, answers.
 _RESERVE = 64 << 20
 # Enough for a photograph of a phone, whatever the container may use.
@@ -62,7 +65,9 @@ class Service:
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
         self._room: Room | None = None
-        self._decode_threads = settings.decode_threads or cpus.available()
+        self._guard: asyncio.Task[None] | None = None
+        # One CPU is for the event loop and the threads that feed the GPU.
+        self._decode_threads = settings.decode_threads or max(1, cpus.available() - 1)
         self.admission = Admission(settings.queue_size, settings.queue_seconds, cores=cpus.available())
         self._decoders = ThreadPoolExecutor(
             self._decode_threads, thread_name_prefix="decode", initializer=cpus.keep_to_one
@@ -83,6 +88,8 @@ class Service:
 
     def stop(self) -> None:
         """End the threads."""
+        if self._guard:
+            self._guard.cancel()
         if self._batcher:
             self._batcher.stop()
         self._decoders.shutdown(wait=False, cancel_futures=True)
@@ -208,6 +215,10 @@ class Service:
         except GpuRequiredError as error:
             log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
             self.lifecycle.gpu_missing(error.detail)
+        except NotRecordedError as error:
+            detail = f"The model cannot be recorded as CUDA graphs ({error}); the service begins again without them."
+            log.warning("The model runs without CUDA graphs", extra={"code": "not_recorded", "detail": detail})
+            self.lifecycle.begin_again("not_recorded", detail)
         except (BundleError, ServiceError) as error:
             log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
             self.lifecycle.bundle_refused(error.code, error.detail)
@@ -226,7 +237,12 @@ class Service:
         loop = asyncio.get_running_loop()
         self.model = model
         self._room = self._make_room(model)
-        self._batcher = Batcher(model.engine, self.metrics, lost, self.watch, model.workers)
+        if model.engine.device == "cpu":
+            self._batcher = Batcher(model.engine, self.metrics, lost, self.watch, model.workers)
+        else:
+            feeder = Feeder(model.engine, self.metrics, lost, self.watch)
+            self._batcher = feeder
+            self._guard = loop.create_task(self._watch_device(feeder, lost))
         seconds = sum(model.load_phases.values())
         self.metrics.load_duration.set(seconds)
         about = {
@@ -246,6 +262,20 @@ class Service:
         self.metrics.build.info(about)
         self.lifecycle.model_loaded()
         log.info("The service is ready", extra={**about, **details})
+
+    async def _watch_device(self, feeder: Feeder, lost: Callable[[str], None]) -> None:
+        """Notice a device that answers no more: a library that waits for it says nothing."""
+        limit = self.settings.request_timeout_seconds
+        before = None
+        while True:
+            await asyncio.sleep(_GUARD_SECONDS)
+            since = feeder.since()
+            # Seen late twice: time may have passed while the whole machine stood still.
+            if since is not None and since == before and time.perf_counter() - since > limit:
+                lost(f"The device has not answered to a batch for {limit:g} s.")
+                feeder.abandon(ServiceError("device_lost", "The device stopped working; the service restarts."))
+                return
+            before = since
 
     def _make_room(self, model: "ServedModel") -> Room:
         """Room for as many pictures as the container's memory holds beside the model and the bodies."""

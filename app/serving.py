@@ -55,6 +55,7 @@ class Builder:
         on_cpu = device == "cpu"
         self.threads = cpu_threads(settings) if on_cpu else 1
         self._max_batch = cpu_batch(settings) if on_cpu else settings.max_batch
+        self._graphs = settings.cuda_graphs
         self._source = source
         self._converted: openvino.Model | NotBuiltError | None = None
 
@@ -75,6 +76,7 @@ class Builder:
             precision,
             facts.ranked,
             self.threads,
+            self._graphs,
         )
 
     def converted(self) -> "openvino.Model":

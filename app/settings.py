@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Number format of the model; checked against fp32 at start."
     )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="Whether a GPU replays recorded batches; where it cannot, the service begins again.",
+    )
     decode: Literal["fast", "exact"] = Field(
         default="fast",
         description="Whether large JPEGs may be decoded at a fraction of their size, and torch may resize.",
@@ -105,7 +109,7 @@ class Settings(BaseSettings):
         default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."
     )
     decode_threads: int = Field(
-        default=0, ge=0, description="Threads that decode images for a GPU; 0 means one per CPU available."
+        default=0, ge=0, description="Threads that decode images for a GPU; 0 means one per CPU available but one."
     )
 
     max_upload_bytes: int = Field(default=10_485_760, ge=1, description="Largest image file.")

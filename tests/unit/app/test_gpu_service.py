@@ -1,0 +1,48 @@
+"""The service on a simulated GPU that misbehaves."""
+
+import threading
+from pathlib import Path
+
+from tests.unit.app.support import CAT, serve, wait_for
+
+SIMULATE = "from pathlib import Path\nfrom tests.unit.app.gpu import Gpu, simulate\nstack = simulate(Gpu({}))"
+
+
+def test_a_model_that_cannot_be_recorded_is_served_by_a_process_that_does_not_try(bundle: Path, tmp_path: Path) -> None:
+    code = SIMULATE.format("too_large=2")
+    with serve(tmp_path, code, bundle_path=bundle, device="cuda", precision="fp32") as server:
+        wait_for(server.ready)
+        answer = server.post(files={"file": CAT.read_bytes()})
+        assert answer.status_code == 200
+        assert answer.json()["model_info"]["device"] == "cuda"
+        lines = server.lines()
+        # Once, not again and again, and in the same process.
+        assert [line["message"] for line in lines].count("The service starts") == 2
+        assert server.process.poll() is None
+        [warning] = [line for line in lines if line.get("code") == "not_recorded"]
+        assert "out of memory" in warning["detail"]
+        assert "begins again without" in warning["detail"]
+
+
+def test_a_device_that_never_answers_is_lost(bundle: Path, tmp_path: Path) -> None:
+    hung = tmp_path / "hung"
+    code = SIMULATE.format(f"hangs=Path({str(hung)!r}).exists")
+    settings = {"bundle_path": bundle, "device": "cuda", "precision": "fp32", "request_timeout_seconds": 1}
+    with serve(tmp_path, code, **settings) as server:
+        wait_for(server.ready)
+        assert server.post(files={"file": CAT.read_bytes()}).status_code == 200
+        hung.touch()
+        statuses: list[int] = []
+
+        def ask() -> None:
+            statuses.append(server.post(files={"file": CAT.read_bytes()}).status_code)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_for(lambda: server.status("/health/live") == 503)
+        assert server.get("/health/ready").json()["code"] == "device_lost"
+        assert server.process.wait(20) == 70
+        asking.join()
+        assert statuses == [504]
+    [line] = [line for line in server.lines() if line.get("code") == "device_lost"]
+    assert "has not answered to a batch for 1 s" in line["detail"]
