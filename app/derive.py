@@ -13,7 +13,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app import derived, logs, settings
+from app import derived, lean, logs, settings
 from app.bundle import manifest as manifests
 from app.derived import Choice
 from app.errors import BundleError, ServiceError, SettingsError
@@ -73,9 +73,10 @@ def _kept(folder: Path, sha256: str) -> Choice | None:
 
 
 def _make(configured: Settings, folder: Path, sha256: str) -> Choice:
-    import torch
+    with lean.imports():
+        import torch
 
-    from app import serving
+        from app import serving
 
     # What a run left that was ended here.
     for unfinished in folder.parent.glob(".*"):
