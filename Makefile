@@ -68,6 +68,10 @@ trials: $(VENV)/.test $(DEMO) ## Run the long trials: updates in a row, killed r
 molecule: $(VENV)/.test $(DEMO) ## Run the deploy on a simulated GPU host
 	@$(VENV)/bin/python scripts/run-tests molecule
 
+.PHONY: gpu-proof
+gpu-proof: ## Prove the service on this machine's GPU, within nine minutes; ARGS="--image IMAGE" in a container
+	@$(PYTHON) scripts/gpu-proof $(ARGS)
+
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and reports; models/ stays
 	rm -rf $(VENV) .cache .reports .ansible .mypy_cache .ruff_cache .pytest_cache

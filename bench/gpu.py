@@ -1,36 +1,41 @@
-"""The engine and the whole service on a GPU, inside the image; on a CPU it only shows that it works.
+"""The engine and the whole service on a GPU; on a CPU it only shows that it works.
 
+    python3 -m bench.gpu            where torch and the service's packages are installed, or in the service's image:
     docker run --rm --device nvidia.com/gpu=0 -v "$PWD/bench:/bench:ro" -e PYTHONPATH=/app:/ IMAGE python -m bench.gpu
 
-Prints a table: the model alone on pixels that are already there, the engine with its uploads, and the service with
-HTTP and decoding, each as images a second and as a share of the first.
+Prints a table: the model alone, replayed as one graph, which is the bound, and launched kernel by kernel; the engine
+with its uploads; and the service with HTTP and decoding, asked by several processes.
 """
 
 import argparse
 import contextlib
+import gc
 import http.client
+import itertools
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import timm
 import torch
 
+import app
 from app.bundle import verify
 from app.bundle.__main__ import main as bundle
 from app.engine import Precision
 from app.torch_engine import TorchEngine, choose_device
+from bench import bound, load
 from bench.figures import table
 
-PHOTOGRAPH = Path("/app/app/data/golden/cat.jpg")
-TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PHOTOGRAPH = Path(app.__file__).parent / "data" / "golden" / "cat.jpg"
 _START_SECONDS = 180
 
 
@@ -51,48 +56,27 @@ def make_bundle(folder: Path, architecture: str) -> Path:
     return folder / architecture / "1"
 
 
-def rate(work: Callable[[], object], images: int, seconds: float, device: str) -> float:
-    """Images a second of repeated work, once it is warm."""
-    for _ in range(3):
-        work()
-    _finish(device)
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        work()
-        done += images
-    _finish(device)
-    return done / (time.perf_counter() - began)
-
-
-def _finish(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def model_only(folder: Path, precision: Precision, batch: int, seconds: float, device: str) -> float:
-    """The model as timm gives it, in channels_last, on pixels that are on the device."""
-    verified = verify.verify(folder)
-    form = torch.channels_last if device == "cuda" else torch.contiguous_format
-    module = verified.module.to(device, TYPES[precision]).to(memory_format=form)
-    pixels = torch.rand(batch, *verified.manifest.input.size, device=device).to(TYPES[precision])
-    pixels = pixels.contiguous(memory_format=form)
-    with torch.inference_mode():
-        return rate(lambda: module(pixels), batch, seconds, device)
-
-
 def engine_only(folder: Path, precision: Precision, batch: int, seconds: float, device: str) -> float:
     """The engine from pixels in memory to ranked classes in memory."""
     verified = verify.verify(folder)
     manifest = verified.manifest
     engine = TorchEngine(verified.module, manifest.input, manifest.activation, device, batch, precision)
     engine.prepare(0.0)
-    images = [torch.randint(0, 256, manifest.input.size, dtype=torch.uint8) for _ in range(batch)]
-    return rate(lambda: engine.predict(images), batch, seconds, device)
+    images = [torch.randint(0, 256, (3, *manifest.input.size[1:]), dtype=torch.uint8) for _ in range(batch)]
+    on_their_way = deque(engine.begin(images) for _ in range(engine.in_flight - 1))
+
+    def work() -> None:
+        on_their_way.append(engine.begin(images))
+        on_their_way.popleft()()
+
+    return bound.rate(work, batch, seconds, device)
 
 
 @contextlib.contextmanager
-def service(folder: Path, precision: Precision, batch: int, device: str) -> Iterator[int]:
-    """The service as its image runs it, on a free port, which it yields once it is ready."""
+def service(
+    folder: Path, precision: Precision, batch: int, device: str
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The service on a free port, which it yields with its process once it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -104,17 +88,17 @@ def service(folder: Path, precision: Precision, batch: int, device: str) -> Iter
         "API_MAX_BATCH": str(batch),
         "API_PORT": str(port),
         "API_PRECISION": precision,
+        "API_QUEUE_SIZE": "1024",
+        "API_QUEUE_SECONDS": "30",
     }
     process = subprocess.Popen([sys.executable, "-m", "app"], env={**os.environ, **settings}, stdout=sys.stderr)
     try:
         end = time.monotonic() + _START_SECONDS
         while not _ready(port):
             if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(
-                    f"error: the service with {folder} was not ready within {_START_SECONDS} s; see its log"
-                )
+                raise RuntimeError(f"the service with {folder} was not ready within {_START_SECONDS} s; see its log")
             time.sleep(0.1)
-        yield port
+        yield port, process
     finally:
         process.kill()
         process.wait()
@@ -131,57 +115,96 @@ def _ready(port: int) -> bool:
         connection.close()
 
 
-def server_rate(port: int, clients: int, seconds: float) -> float:
-    """Photographs a second that are answered with 200; the clients share the machine with the service."""
-    body = PHOTOGRAPH.read_bytes()
-    counts = [0] * clients
-    began = time.perf_counter()
-
-    def ask(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while time.perf_counter() - began < seconds:
-            connection.request("POST", "/api/v1/predict", body, {"Content-Type": "image/jpeg"})
-            response = connection.getresponse()
-            response.read()
-            counts[number] += response.status == 200
-        connection.close()
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
-
-
 def main() -> None:
     """Measure every model in every precision and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measure on the GPU of this machine.")
     parser.add_argument("--models", default="resnet50,convnext_base,efficientnet_b3")
     parser.add_argument("--precisions", default="fp16,bf16", help="of " + ", ".join(get_args(Precision)))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batches", default="32", help="the whole service is asked with the largest")
     parser.add_argument("--clients", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--processes", type=int, default=4, help="that the clients run in")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which nothing more is begun")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     options = parser.parse_args()
     device = choose_device(options.device, require_gpu=options.device == "cuda")
     wanted = options.precisions.split(",")
     chosen: list[Precision] = [precision for precision in get_args(Precision) if precision in wanted]
     if len(chosen) != len(wanted):
         parser.error(f"--precisions {options.precisions}: choose of {', '.join(get_args(Precision))}")
-    rows = []
+    began = time.monotonic()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models.split(","):
             path = make_bundle(Path(folder), model)
-            for precision in chosen:
-                alone = model_only(path, precision, options.batch, options.seconds, device)
-                engine = engine_only(path, precision, options.batch, options.seconds, device)
-                with service(path, precision, options.batch, device) as port:
-                    served = server_rate(port, options.clients, options.seconds)
-                shares = [f"{figure:.1f}/s ({figure / alone:.0%})" for figure in (engine, served)]
-                rows.append([model, precision, f"{alone:.1f}/s", *shares])
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(table(["model", "precision", f"model only, {name}", "engine with uploads", "whole service"], rows))
+            for precision, batch in itertools.product(chosen, map(int, options.batches.split(","))):
+                if time.monotonic() - began > options.limit:
+                    continue
+                rows.append({"model": model, "precision": precision, "batch": batch})
+                measure(rows[-1], path, device, options)
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=1))
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(as_table(rows, torch.cuda.get_device_name() if device == "cuda" else "CPU"))
+    sys.exit(any("error" in row for row in rows))
+
+
+def measure(row: dict[str, Any], path: Path, device: str, options: argparse.Namespace) -> None:
+    """Add the figures of a model in a precision at a batch size, or the error that kept one from being taken."""
+    cell = (path, row["precision"], row["batch"], options.seconds, device)
+    ways: dict[str, Callable[[], object]] = {
+        "eager": lambda: bound.eager(*cell),
+        "bound": lambda: bound.replayed(*cell),
+        "bound_with_benchmark": lambda: bound.replayed(*cell, benchmark=True),
+        "engine": lambda: engine_only(*cell),
+    }
+    if row["batch"] == max(map(int, options.batches.split(","))):
+        ways["service"] = lambda: service_under_load(*cell, options)
+    for name, way in ways.items():
+        try:
+            row[name] = way()
+        except Exception as error:  # what fails must not keep the rest from being measured
+            row["error"] = f"{name}: {type(error).__name__}: {error}"[:500]
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def service_under_load(
+    path: Path, precision: Precision, batch: int, seconds: float, device: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """What clients get of the whole service, which then has to end well."""
+    with service(path, precision, batch, device) as (port, process):
+        found = load.run(port, PHOTOGRAPH, options.clients, seconds, options.processes, process.pid)
+        if not found.rate:
+            raise RuntimeError(f"no request was answered with 200: {found.refused}")
+        began = time.monotonic()
+        process.terminate()
+        if code := process.wait(_START_SECONDS):
+            raise RuntimeError(f"told to end, the service ended with {code}")
+    return {**found.described(), "drained_s": round(time.monotonic() - began, 2)}
+
+
+def as_table(rows: Sequence[dict[str, Any]], device: str) -> str:
+    """The figures, each with its share of the bound."""
+
+    def shown(row: dict[str, Any], rate: float | None, missing: str = "failed") -> str:
+        share = f" ({rate / row['bound']:.0%})" if rate and row.get("bound") else ""
+        return f"{rate:.1f}/s{share}" if rate else missing
+
+    head = ["model", "precision", "batch", f"bound, {device}", "with cudnn.benchmark", "eager", "engine with uploads"]
+    lines = []
+    for row in rows:
+        served = row.get("service", {})
+        missing = "failed" if "error" in row else ""
+        rates = [row.get(name) for name in ("bound_with_benchmark", "eager", "engine")]
+        alone = f"{row['bound']:.1f}/s" if "bound" in row else "failed"
+        costs = f"{served['loop_us']:.0f} + {sum(served['threads_us']):.0f}" if served else ""
+        whole = shown(row, served.get("rate"), missing)
+        figures = [alone, *(shown(row, rate) for rate in rates), whole, costs]
+        lines.append([row["model"], row["precision"], str(row["batch"]), *figures])
+    return table([*head, "whole service", "µs of its loop + threads"], lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unit.app.support import ROOT
+
+# The image alone has the service and its tests, not the tools beside them.
+SCRIPT = ROOT / "scripts" / "gpu-proof"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.skipif(not SCRIPT.exists(), reason="needs the checkout")
+def test_without_a_gpu_the_proof_tries_everything_on_the_cpu_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--seconds", "240"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "There is no GPU here" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {name: step["result"] for name, step in summary["steps"].items()} == {
+        "hardware": "passed",
+        "host facts and access probe": "passed",
+        "tests marked gpu": "passed",
+        "engine beside the bound, service under load, drain": "passed",
+    }
+    [row] = summary["figures"]
+    assert row["engine"] > 0
+    assert row["service"]["rate"] > 0
+    assert row["service"]["loop_us"] > 0
+    assert row["service"]["drained_s"] < 30
+    assert "| mobilenetv3_small_050 | fp32 | 2 |" in (tmp_path / "table.md").read_text()
