@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import torch
 
@@ -33,3 +34,21 @@ def test_http_needs_no_library_that_would_wait_for_torchs() -> None:
         "print(json.dumps(sorted(libraries - set(loading._LIBRARIES))))"
     ).stdout
     assert json.loads(printed) == []
+
+
+def test_the_module_that_was_converted_does_not_stay_behind(bundle: Path) -> None:
+    code = f"""
+import gc
+from app.loading import Loading
+from app.settings import Settings
+loading = Loading(Settings(bundle_path={str(bundle)!r}, device="cpu", engine="torch", precision="bf16"))
+loading.begin()
+model = loading.model.result()
+# Whatever was frozen stays for good.
+gc.disable()
+gc.unfreeze()
+import torch
+kept = [each for each in gc.get_objects() if isinstance(each, torch.nn.Conv2d)]
+assert {{each.weight.dtype for each in kept}} == {{torch.bfloat16}}, len(kept)
+"""
+    fresh(code)
