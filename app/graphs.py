@@ -65,18 +65,20 @@ class GraphRunner:
         self._begun = 0
         self._upload = torch.cuda.Stream()
         self._compute = torch.cuda.Stream()
+        # Streams do not wait for each other: the zeros of these buffers must not come after the first pixels.
+        torch.cuda.synchronize()
 
     @classmethod
-    def record(cls, answer: Answer, size: tuple[int, int, int], max_batch: int) -> "GraphRunner":
-        """Record every bucket; a NotRecordedError when the model, or the memory for it, does not allow it."""
-        shape = (max_batch, *size)
+    def record(cls, answer: Answer, size: tuple[int, int, int], sizes: Sequence[int]) -> "GraphRunner":
+        """Record batches of these sizes; a NotRecordedError when the model, or the memory, does not allow it."""
+        shape = (max(sizes), *size)
         try:
             with torch.inference_mode():
                 pixels = _pixels(shape, "cuda")
                 stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
                 # The largest first: the smaller ones then fit into its memory.
                 recordings = {
-                    count: _record(answer, pixels[:count], stream, pool) for count in reversed(buckets(max_batch))
+                    count: _record(answer, pixels[:count], stream, pool) for count in sorted(sizes, reverse=True)
                 }
         except RuntimeError as error:
             raise NotRecordedError((str(error).splitlines() or [type(error).__name__])[0]) from error

@@ -14,7 +14,7 @@ from app import folding
 from app.bundle.manifest import TOP_K, Activation, Input
 from app.engine import LARGE_SECONDS, LUMA, Engine, Pixels, Precision, Ranking
 from app.errors import DeviceLostError, GpuRequiredError
-from app.graphs import IN_FLIGHT, GraphRunner
+from app.graphs import IN_FLIGHT, GraphRunner, buckets
 from app.timing import shortest
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class TorchEngine(Engine):
         precision: Precision = "fp32",
         ranked: int = TOP_K,
         threads: int = 0,
-        graphs: bool = True,
+        record: bool = True,
     ) -> None:
         super().__init__(device, max_batch, precision)
         self._type = _TYPES[precision]
@@ -127,7 +127,7 @@ class TorchEngine(Engine):
         self._mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
         self._out_of_memory = False
-        self._record = graphs and device == "cuda"
+        self._record = record and device == "cuda"
         self._folded = False
         self._graphs: GraphRunner | None = None
         # 0: as many as the calling thread has.
@@ -137,19 +137,19 @@ class TorchEngine(Engine):
 
     @contextmanager
     def as_served(self) -> Iterator[None]:
-        """On a GPU folded and recorded; afterwards the memory of the recordings is free for another engine's."""
-        self._engage()
+        """On a GPU folded and recorded, in the largest batch; its memory is free for another engine's afterwards."""
+        self._engage([self.max_batch])
         yield
         self._graphs = None
         self.in_flight = 1
         self._trim()
 
-    def _engage(self) -> None:
+    def _engage(self, sizes: Sequence[int]) -> None:
         if self.device == "cuda" and not self._folded:
             self._fold()
             self._folded = True
         if self._record and not self._graphs:
-            self._graphs = GraphRunner.record(self._answer, self._size, self.max_batch)
+            self._graphs = GraphRunner.record(self._answer, self._size, sizes)
             self.in_flight = IN_FLIGHT
 
     def _trim(self) -> None:
@@ -162,7 +162,7 @@ class TorchEngine(Engine):
         For a small model their meeting costs more than it saves, which is measured.
         """
         blank = torch.zeros(self._size, dtype=torch.uint8)
-        self._engage()
+        self._engage(buckets(self.max_batch))
         for count in self._graphs.sizes if self._graphs else ():
             self.predict([blank] * count)
         self.predict([blank] * self.max_batch)

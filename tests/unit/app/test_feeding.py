@@ -167,7 +167,7 @@ def test_stopping_answers_what_waits(gpu: Gpu) -> None:
 
 def test_an_engine_without_recordings_is_fed_one_batch_after_the_other(gpu: Gpu) -> None:
     fed = Fed(gpu)
-    fed.engine = TorchEngine(fed.engine._module, SETTINGS, "softmax", "cuda", 4, graphs=False)
+    fed.engine = TorchEngine(fed.engine._module, SETTINGS, "softmax", "cuda", 4, record=False)
 
     async def work() -> None:
         feeder = fed.feeder()

@@ -125,6 +125,9 @@ def test_what_the_first_runs_took_is_given_back_before_another_engine_is_tried(g
     tried = TorchEngine(decided(), SETTINGS, "softmax", "cuda", 2)
     with tried.as_served():
         assert tried.in_flight == 2
+        # A comparison needs the largest batch only.
+        assert gpu.recorded == [2]
+        assert len(tried.predict(images(1))) == 1
     assert tried.in_flight == 1
     assert gpu.emptied == 1
 
@@ -151,7 +154,7 @@ def test_no_memory_for_a_recording_is_no_crash_of_its_own(gpu: Gpu) -> None:
     gpu.too_large = 4
     with pytest.raises(NotRecordedError, match="out of memory"):
         engine(decided())
-    answers = TorchEngine(decided(), SETTINGS, "softmax", "cuda", 2, graphs=False)
+    answers = TorchEngine(decided(), SETTINGS, "softmax", "cuda", 2, record=False)
     answers.prepare(0.0)
     assert answers.in_flight == 1
     assert len(answers.predict(images(2))) == 2
