@@ -133,6 +133,9 @@ def main() -> None:
     chosen: list[Precision] = [precision for precision in get_args(Precision) if precision in wanted]
     if len(chosen) != len(wanted):
         parser.error(f"--precisions {options.precisions}: choose of {', '.join(get_args(Precision))}")
+    if device == "cpu":
+        # Several threads of one forward only wait for each other where others compute, too.
+        torch.set_num_threads(1)
     began = time.monotonic()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
