@@ -23,15 +23,12 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.utils.display import Display
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.deploy_lock import LOCK_NAME, WRITER_NAME
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import MARKER
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import ActionModule as HostScript
 
 display = Display()
 
-LOCK_NAME = "deploy.lock"
-# What processes lock; its content is the last run that began to work here.
-WRITER_NAME = "writer.lock"
-# What a deploy leaves in a folder that is the service's (state_folder.py).
-MARKER = ".inference-service"
 # Arguments: folder, expected content, new one, seconds; '' stands for no lock. Another content is printed, with code 3,
 # and in the next line whether a process works here.
 # The kernel ends the lock on the folder with the shell; a reader, or a power cut, sees the old content or the new.

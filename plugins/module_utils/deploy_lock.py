@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK_NAME = "deploy.lock"
+# What processes lock; its content is the last run that began to work here.
 WRITER_NAME = "writer.lock"
 
 

@@ -220,6 +220,19 @@ FACTS = {
     ],
     r"(?<![\w/])conf/live\.map": ["plugins/module_utils/gateway_paths.py"],
     r"\brun/admin\.sock|\"admin\.sock\"": ["plugins/module_utils/gateway_paths.py"],
+    r"\"\.inference-service\"": ["plugins/module_utils/state_folder.py"],
+    r"\"(?:deploy|writer)\.lock\"": ["plugins/module_utils/deploy_lock.py"],
+    # Whose gateway it is: a service's, or that of a load balancer.
+    r"(?m)^ *gateway_(?:name|state_dir): \"\{\{": [
+        "roles/gateway/defaults/main.yml",
+        "roles/inference_service/tasks/gateway.yml",
+        "playbooks/tasks/balancer_gateway.yml",
+    ],
+    r"\}\}/gateway\"": [
+        "roles/gateway/defaults/main.yml",
+        "roles/gateway/meta/argument_specs.yml",
+        "roles/inference_service/vars/main.yml",
+    ],
     r"\[\{self\.ip\}\]|\[\{(?:address|host)\}\]": ["plugins/module_utils/published.py"],
     r"deploy_address (?:is|\|)|get\(\"deploy_address\"": [
         "plugins/filter/balanced_hosts.py",
@@ -246,7 +259,12 @@ def test_a_fact_has_one_place(fact: str) -> None:
 def test_every_entry_point_that_is_called_has_a_specification() -> None:
     files = [path for folder in ("roles", "playbooks") for path in (REPOSITORY / folder).glob("**/*.yml")]
     call = re.compile(rf"name: {COLLECTION}\.(\w+)\n\s+tasks_from: (\w+)")
-    called = {found for path in files for found in call.findall(path.read_text(encoding="utf-8"))}
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    called = {found for text in texts for found in call.findall(text)}
+    # Both ways to the gateway name its part in a variable.
+    parts = {found for text in texts for found in re.findall(r"__\w+_entry: (\w+)", text)}
+    assert "switch" in parts
+    called |= {("gateway", part) for part in parts}
     specified = {
         (role, entry)
         for role in ROLES

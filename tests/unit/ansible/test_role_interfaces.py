@@ -113,6 +113,6 @@ def test_every_task_file_is_reached(role: str) -> None:
         if path.name != "main.yml"
         and not re.search(rf"\b{path.name}\b", text)
         and not any(path.match(pattern) for pattern in templated)
-        and not re.search(rf"tasks_from: {path.stem}(\.yml)?\b", called)
+        and not re.search(rf"(?:tasks_from|__\w+_entry): {path.stem}(\.yml)?\b", called)
     ]
     assert unreached == []

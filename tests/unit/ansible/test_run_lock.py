@@ -18,9 +18,7 @@ import pytest
 from ansible_collections.gpu_hosts.timm.plugins.action.release_lock import (
     BUSY,
     HELD,
-    LOCK_NAME,
     SWAP,
-    WRITER_NAME,
     LockError,
     Swap,
     describe,
@@ -33,6 +31,7 @@ from ansible_collections.gpu_hosts.timm.plugins.action.release_lock import (
     writing_shell,
 )
 from ansible_collections.gpu_hosts.timm.plugins.action.release_lock import take as take_and_wait
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.deploy_lock import LOCK_NAME, WRITER_NAME
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.deploy_lock import read_lock as lock_facts
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import MARKER, mark
 
