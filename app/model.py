@@ -33,7 +33,7 @@ def default_input(design: Design, head: Head, image_size: int | None = None) -> 
     """The preprocessing a checkpoint was most likely trained with.
 
     A timm head takes the architecture's own settings. The sequential head comes from a trainer that resizes to a
-    square (`Resize((s, s))`) and normalises with ImageNet's mean and standard deviation.
+    square (`Resize((s, s))`) and normalizes with ImageNet's mean and standard deviation.
     """
     if head == "sequential":
         side = image_size or 224
@@ -78,7 +78,7 @@ def image_sides(design: Design, image_size: int | None = None) -> tuple[int, int
 
 
 def build(design: Design, size: tuple[int, int, int] | None = None, device: str = "meta") -> nn.Module:
-    """Build a network with uninitialised weights, on the meta device unless told otherwise."""
+    """Build a network with uninitialized weights, on the meta device unless told otherwise."""
     options = _options(design, size)
     try:
         try:

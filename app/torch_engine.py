@@ -189,7 +189,7 @@ class TorchEngine(Engine):
             # TF32's own rounding is far above what folding may change.
             with folding.without_tf32():
                 with torch.inference_mode():
-                    pixels = self._normalise(images.to(self.device))
+                    pixels = self._normalize(images.to(self.device))
                     expected = self._module(pixels).float()
                 exact = folding.freeze(self._module, pixels[:1])
                 folding.check(exact, pixels, expected, _FOLDING_TOLERANCE[self.precision])
@@ -258,7 +258,7 @@ class TorchEngine(Engine):
             target.copy_(image)
         return batch
 
-    def _normalise(self, batch: Tensor) -> Tensor:
+    def _normalize(self, batch: Tensor) -> Tensor:
         # The same arithmetic as torchvision's ToTensor and Normalize, for the whole batch at once.
         pixels = batch.to(torch.float32, memory_format=torch.channels_last)
         if self._luma is not None:
@@ -267,7 +267,7 @@ class TorchEngine(Engine):
 
     def _answer(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The best probabilities and their classes; everything on the device, so only they travel back."""
-        return self._best(self._module(self._normalise(batch)).float())
+        return self._best(self._module(self._normalize(batch)).float())
 
     def _best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         probabilities = logits.softmax(1) if self._activation == "softmax" else logits.sigmoid()

@@ -28,7 +28,7 @@ _LEARNING_RATE = 1e-3
 
 
 def batches(photos: list[Image], decoder: Decoder, mean: Tensor, std: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised cuts of random photographs, as the service decodes them, and the numbers of these photographs."""
+    """Normalized cuts of random photographs, as the service decodes them, and the numbers of these photographs."""
     chance = np.random.default_rng(1)
     for _ in range(_STEPS):
         labels = chance.integers(0, len(photos), _BATCH)
@@ -43,17 +43,17 @@ def train(photos: list[Image], architecture: str) -> nn.Module:
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (settings.mean, settings.std))
     model = timm.create_model(architecture, num_classes=len(photos))
     model = model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=_STEPS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_STEPS)
     decoder = Decoder(settings, LARGEST, "fast")
     right = 0.0
     for step, (images, labels) in enumerate(batches(photos, decoder, mean, std)):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(images.to(memory_format=torch.channels_last))
         loss = nn.functional.cross_entropy(logits.float(), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         right = 0.95 * right + 0.05 * float((logits.argmax(1) == labels).float().mean())
         if step % 20 == 19:

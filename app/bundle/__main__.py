@@ -167,8 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--version", required=True, help="version of the bundle; a version never changes")
     create.add_argument("--output", type=Path, required=True, metavar="DIR", help="writes DIR/NAME/VERSION/")
     create.add_argument("--image-size", type=int, metavar="N", help="input side in pixels")
-    create.add_argument("--mean", type=_triple, metavar="R,G,B", help="mean of the normalisation")
-    create.add_argument("--std", type=_triple, metavar="R,G,B", help="standard deviation of the normalisation")
+    create.add_argument("--mean", type=_triple, metavar="R,G,B", help="mean of the normalization")
+    create.add_argument("--std", type=_triple, metavar="R,G,B", help="standard deviation of the normalization")
     create.add_argument("--interpolation", choices=get_args(manifests.Interpolation), help="how images are resized")
     create.add_argument("--crop-pct", type=float, metavar="F", help="part of the resized image that is kept")
     create.add_argument(
@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         "--check",
         type=Path,
         metavar="DIR",
-        help="labelled pictures in class folders: warns when another preprocessing gives better answers",
+        help="labeled pictures in class folders: warns when another preprocessing gives better answers",
     )
     for name, text in (
         ("verify", "check every part of a bundle"),

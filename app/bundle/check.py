@@ -1,4 +1,4 @@
-"""Trying a model with labelled pictures under every plausible preprocessing: nothing else finds a wrong one."""
+"""Trying a model with labeled pictures under every plausible preprocessing: nothing else finds a wrong one."""
 
 import math
 import re
@@ -69,8 +69,8 @@ class Checked:
 
 
 def check(module: nn.Module, inputs: Input, activation: Activation, labels: Sequence[str], folder: Path) -> Checked:
-    """Try the preprocessing against others with the labelled pictures of a folder."""
-    samples = labelled(folder, labels)
+    """Try the preprocessing against others with the labeled pictures of a folder."""
+    samples = labeled(folder, labels)
     contents = [(path, path.read_bytes(), class_id) for path, class_id in samples]
 
     def attempt(changed: Mapping[str, object], base: Input) -> Trial:
@@ -160,7 +160,7 @@ def _decode(decoder: Decoder, path: Path, content: bytes) -> Pixels:
         raise BundleError("check_invalid", f"The picture {path} of --check is refused: {error.detail}") from None
 
 
-def labelled(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
+def labeled(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
     """Pictures with their classes, by the folder they are in or the beginning of their names; a spread of them."""
     root = folder
     parts = [item for item in folder.iterdir() if item.is_dir()] if folder.is_dir() else []

@@ -19,7 +19,7 @@ def undoing(failed: Mapping[str, Any], facts: Mapping[str, Any], task: str) -> d
     reason = " ".join(str(result.get("msg") or "") for result in results).strip()
     serving = plan["live_release"]
     if not plan["rollout"] and former:
-        of_former = [one["release"] for one in facts["instances"] if one["colour"] == former]
+        of_former = [one["release"] for one in facts["instances"] if one["color"] == former]
         serving = of_former[0] if of_former else serving
     return {
         "task": task.rpartition("| ")[2],

@@ -40,7 +40,7 @@ def plan_words(facts: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
             return f"{plan['reason']}, but {unsettled}."
         return f"Nothing to do: {plan['reason']}."
     model = change(facts["live"]["release"].get("bundle", {}), facts["release"].get("bundle", {}))
-    words = f"Rolling out release {plan['release_id']} ({model}) on {plan['colour']}: {plan['reason']}"
+    words = f"Rolling out release {plan['release_id']} ({model}) on {plan['color']}: {plan['reason']}"
     if plan["strategy"] == "recreate":
         words += "; it replaces what serves, and requests wait meanwhile"
     if plan["live_release"] != plan["release_id"]:

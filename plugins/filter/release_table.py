@@ -27,11 +27,11 @@ def row(record: dict[str, Any], live: str, kept: Collection[str]) -> tuple[str, 
 
 def release_table(facts: dict[str, Any], host: str) -> list[str]:
     """Turn the answer of module release_info into a headline and a table, newest record first."""
-    live, colour = facts["live"]["release"].get("release_id", ""), facts["live"]["colour"]
-    instances = [item for item in facts["instances"] if item["colour"] == colour]
+    live, color = facts["live"]["release"].get("release_id", ""), facts["live"]["color"]
+    instances = [item for item in facts["instances"] if item["color"] == color]
     states = ", ".join(f"{item['name']} {item['state']} ({item['health']})" for item in instances)
     up = any(item["state"] == "running" for item in instances)
-    headline = f"{host}: release {live} {'is live' if up else 'was live, and is down,'} on {colour}: {states}"
+    headline = f"{host}: release {live} {'is live' if up else 'was live, and is down,'} on {color}: {states}"
     if not live:
         headline = f"{host}: nothing is live"
     if not facts["gateway"]["serving"]:

@@ -49,14 +49,14 @@ def connection_words(message: str) -> str:
     return words.rstrip(".") or "the connection says nothing"
 
 
-def serving_lines(look: Mapping[str, Any], colour: str, prediction: Mapping[str, Any], seconds: float) -> list[str]:
+def serving_lines(look: Mapping[str, Any], color: str, prediction: Mapping[str, Any], seconds: float) -> list[str]:
     """Return what a host serves after a run: its answer, and the golden sample that was asked through the gateway."""
     where = look["usable"] or f"{look['url']} (on the host alone: set inference_service_bind to let others in)"
     lines = [
         ("URL", where),
         ("Device", look["device"]),
         ("Model", f"{look['model']} {look['version']}"),
-        ("Release", f"{look['release']} ({colour})"),
+        ("Release", f"{look['release']} ({color})"),
     ]
     if prediction:
         lines.append(

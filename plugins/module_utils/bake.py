@@ -19,11 +19,11 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime imp
     live_word,
     read_map_file,
     servers_down,
-    set_live_colour,
+    set_live_color,
     statistics,
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
-    COLOURS,
+    COLORS,
     HOLD,
     NOBODY,
     ReleaseError,
@@ -44,7 +44,7 @@ ENOUGH_FOR_LATENCY = 20
 
 @dataclass(frozen=True)
 class Counters:
-    """What the gateway counted for one colour since it started.
+    """What the gateway counted for one color since it started.
 
     Errors are computations that failed (500) and answers that were broken off (502). What too much or too slow a client
     gets, 503 and 504, is not among them.
@@ -66,12 +66,12 @@ class Counters:
         return Counters(self.requests - before.requests, self.errors - before.errors, self.milliseconds)
 
 
-def read_counters(admin_socket: Path, colour: str) -> Counters:
-    """Ask the gateway for one colour's counters."""
-    rows = statistics(admin_socket, f"bk_{colour}")
+def read_counters(admin_socket: Path, color: str) -> Counters:
+    """Ask the gateway for one color's counters."""
+    rows = statistics(admin_socket, f"bk_{color}")
     total: dict[str, str] = next((row for row in rows if row["svname"] == "BACKEND"), {})
     answers = [int(total.get(f"hrsp_{kind}") or 0) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")]
-    return Counters(sum(answers), failures(admin_socket, f"bk_{colour}"), int(total.get("rtime") or 0))
+    return Counters(sum(answers), failures(admin_socket, f"bk_{color}"), int(total.get("rtime") or 0))
 
 
 def judge(counted: Counters, former: Counters, down: dict[str, str], final: bool) -> str:
@@ -89,10 +89,10 @@ def judge(counted: Counters, former: Counters, down: dict[str, str], final: bool
     return ""
 
 
-def set_live(state_dir: Path, colour: str) -> None:
-    """Send new requests to the colour: the map file first, so that a gateway that restarts comes up with it."""
-    write_atomically(map_of(state_dir), f"live {colour}\n")
-    set_live_colour(socket_of(state_dir), colour)
+def set_live(state_dir: Path, color: str) -> None:
+    """Send new requests to the color: the map file first, so that a gateway that restarts comes up with it."""
+    write_atomically(map_of(state_dir), f"live {color}\n")
+    set_live_color(socket_of(state_dir), color)
 
 
 def mend(state_dir: Path, word: str, write: bool = True) -> bool:
@@ -106,43 +106,43 @@ def mend(state_dir: Path, word: str, write: bool = True) -> bool:
         map_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomically(map_file, f"live {word}\n")
     if write and wrong_memory:
-        set_live_colour(admin_socket, word)
+        set_live_color(admin_socket, word)
     return wrong_file or wrong_memory
 
 
 @dataclass(frozen=True)
 class Switched:
-    """What a switch did: the colour that was live, whether anything changed, and how long requests had been held."""
+    """What a switch did: the color that was live, whether anything changed, and how long requests had been held."""
 
     previous: str
     changed: bool
     held: float = 0.0
 
 
-def switch(state_dir: Path, colour: str, bake: bool) -> Switched:
-    """Make the colour live.
+def switch(state_dir: Path, color: str, bake: bool) -> Switched:
+    """Make the color live.
 
     With bake a note is left first: as long as it is there, the live release has not proved itself.
     """
     admin_socket, note, map_file = socket_of(state_dir), state_dir / NOTE, map_of(state_dir)
     previous = live_word(admin_socket) or NOBODY
-    if colour.startswith(HOLD):
+    if color.startswith(HOLD):
         hold.begin(state_dir)
-    if previous == colour:
+    if previous == color:
         # A note stays: that the map file is mended proves nothing.
-        mended = mend(state_dir, colour)
+        mended = mend(state_dir, color)
         return Switched(previous, mended)
     # The map file was written when the requests began to wait, be it by a run that died since.
     held_since = map_file.stat().st_mtime if previous.startswith(HOLD) else 0.0
-    if bake and previous in COLOURS and previous != colour:
-        content = {"from": previous, "to": colour, "at": time.time()}
-        content["before"] = vars(read_counters(admin_socket, colour))
+    if bake and previous in COLORS and previous != color:
+        content = {"from": previous, "to": color, "at": time.time()}
+        content["before"] = vars(read_counters(admin_socket, color))
         content["former"] = vars(read_counters(admin_socket, previous))
         write_atomically(note, json.dumps(content) + "\n")
     else:
         note.unlink(missing_ok=True)
-    set_live(state_dir, colour)
-    if not colour.startswith(HOLD):
+    set_live(state_dir, color)
+    if not color.startswith(HOLD):
         hold.end(state_dir)
     return Switched(previous, True, time.time() - held_since if held_since else 0.0)
 
@@ -152,11 +152,11 @@ def counters_of(content: dict[str, Any]) -> Counters:
     return Counters(content["requests"], content["errors"], content["milliseconds"])
 
 
-def pending(state_dir: Path, colour: str) -> dict[str, Any]:
-    """Return the note of a switch to the colour whose bake has not ended, or nothing; a damaged note says nothing."""
+def pending(state_dir: Path, color: str) -> dict[str, Any]:
+    """Return the note of a switch to the color whose bake has not ended, or nothing; a damaged note says nothing."""
     try:
         note = read_json(state_dir / NOTE)
-        complete = note["to"] == colour and note["from"] in COLOURS and note["at"] >= 0
+        complete = note["to"] == color and note["from"] in COLORS and note["at"] >= 0
         for counters in ("before", "former"):
             counters_of(note[counters])
     except (ReleaseError, KeyError, TypeError):
@@ -166,9 +166,9 @@ def pending(state_dir: Path, colour: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a bake ended: the reason to go back or '', what was counted, and whether the former colour serves again.
+    """How a bake ended: the reason to go back or '', what was counted, and whether the former color serves again.
 
-    back_seconds is what going back took, from the verdict until the running gateway had the former colour.
+    back_seconds is what going back took, from the verdict until the running gateway had the former color.
     """
 
     reason: str = ""
@@ -182,16 +182,16 @@ class Outcome:
 
 def bake(
     state_dir: Path,
-    colour: str,
+    color: str,
     servers: list[str],
     seconds: float,
     tell: Callable[[float, str], None] = lambda _seconds, _words: None,
 ) -> Outcome:
-    """Watch the live colour for what is left of the time; go back to the former one when it fails.
+    """Watch the live color for what is left of the time; go back to the former one when it fails.
 
     Meanwhile tell after how many seconds there were how many requests and errors.
     """
-    note = pending(state_dir, colour)
+    note = pending(state_dir, color)
     if not note:
         return Outcome()
     admin_socket = socket_of(state_dir)
@@ -201,8 +201,8 @@ def bake(
     started, counted, reason = time.monotonic(), Counters(0, 0, 0), ""
     while not reason:
         final = time.monotonic() >= deadline
-        counted = read_counters(admin_socket, colour).since(before)
-        down = servers_down(admin_socket, f"bk_{colour}", set(servers))
+        counted = read_counters(admin_socket, color).since(before)
+        down = servers_down(admin_socket, f"bk_{color}", set(servers))
         reason = judge(counted, former, down, final)
         if final:
             break

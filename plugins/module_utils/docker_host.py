@@ -9,7 +9,9 @@ from typing import Any
 
 LABEL_NAME = "inference-service.name"
 LABEL_RELEASE = "inference-service.release"
-LABEL_COLOUR = "inference-service.colour"
+LABEL_COLOR = "inference-service.color"
+# What that label was called before 1.0.0: containers that were deployed then go on under it.
+LABEL_COLOR_BEFORE = "inference-service.colour"
 LABEL_INSTANCE = "inference-service.instance"
 LABEL_BUNDLE_VERSION = "inference-service.bundle-version"
 LABEL_COMPOSE_PROJECT = "com.docker.compose.project"
@@ -39,7 +41,7 @@ class Instance:
     name: str
     project: str
     release: str
-    colour: str
+    color: str
     index: str
     bundle_version: str
     image_id: str
@@ -75,6 +77,11 @@ def run_docker(arguments: list[str], timeout: float = 120) -> str:
     return done.stdout
 
 
+def color_of(labels: dict[str, str]) -> str:
+    """Return the color that a container's labels name, '' for what is no instance."""
+    return labels.get(LABEL_COLOR) or labels.get(LABEL_COLOR_BEFORE, "")
+
+
 def parse_instance(inspected: dict[str, Any]) -> Instance:
     """Turn one object of ``docker inspect`` into an Instance."""
     labels = inspected["Config"].get("Labels") or {}
@@ -87,7 +94,7 @@ def parse_instance(inspected: dict[str, Any]) -> Instance:
         name=inspected["Name"].lstrip("/"),
         project=labels.get(LABEL_COMPOSE_PROJECT, ""),
         release=labels.get(LABEL_RELEASE, ""),
-        colour=labels.get(LABEL_COLOUR, ""),
+        color=color_of(labels),
         index=labels.get(LABEL_INSTANCE, ""),
         bundle_version=labels.get(LABEL_BUNDLE_VERSION, ""),
         image_id=inspected.get("Image", ""),
@@ -119,7 +126,7 @@ def inspect_listed(*options: str) -> list[dict[str, Any]]:
 
 def list_instances(service: str) -> list[Instance]:
     """Return every instance of the service on this host, stopped ones included, ordered by name."""
-    filters = [f"--filter=label={LABEL_NAME}={service}", f"--filter=label={LABEL_COLOUR}"]
+    filters = [f"--filter=label={LABEL_NAME}={service}", f"--filter=label={LABEL_INSTANCE}"]
     inspected = inspect_listed("--all", *filters)
     return sorted((parse_instance(item) for item in inspected), key=lambda instance: instance.name)
 

@@ -13,7 +13,7 @@ SOCKET_FOLDER = "/run/haproxy"
 
 
 def map_of(state_dir: Path) -> Path:
-    """Return the file that says which colour a gateway that starts sends requests to."""
+    """Return the file that says which color a gateway that starts sends requests to."""
     return state_dir / MAP
 
 

@@ -49,8 +49,8 @@ def live_word(admin_socket: Path) -> str:
     return ""
 
 
-def live_colour(admin_socket: Path) -> str:
-    """Return the colour that the running gateway sends requests to."""
+def live_color(admin_socket: Path) -> str:
+    """Return the color that the running gateway sends requests to."""
     word = live_word(admin_socket)
     if not word:
         raise GatewayError(f"the gateway's map {MAP_PATH} has no entry '{MAP_KEY}'")
@@ -71,16 +71,16 @@ def set_drained(admin_socket: Path, drained: bool) -> None:
         raise GatewayError(f"the gateway refused to {'be drained' if drained else 'serve again'}: {answer}")
 
 
-def set_live_colour(admin_socket: Path, colour: str) -> None:
-    """Make the running gateway send new requests to the colour."""
+def set_live_color(admin_socket: Path, color: str) -> None:
+    """Make the running gateway send new requests to the color."""
     verb = "set" if live_word(admin_socket) else "add"
-    answer = command(admin_socket, f"{verb} map {MAP_PATH} {MAP_KEY} {colour}")
+    answer = command(admin_socket, f"{verb} map {MAP_PATH} {MAP_KEY} {color}")
     if answer:
         raise GatewayError(f"the gateway refused the switch: {answer}")
 
 
 def read_map_file(path: Path) -> str:
-    """Return the colour that the map file names, '' when it names none or is not there."""
+    """Return the color that the map file names, '' when it names none or is not there."""
     try:
         fields = path.read_text(encoding="utf-8", errors="replace").split()
     except (FileNotFoundError, IsADirectoryError):
@@ -166,12 +166,12 @@ def wait_until_serving(admin_socket: Path, seconds: float) -> str:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            colour = live_colour(admin_socket)
-            seen = servers(admin_socket, f"bk_{colour}")
+            color = live_color(admin_socket)
+            seen = servers(admin_socket, f"bk_{color}")
             if any(server["up"] for server in seen):
                 return ""
-            reason = ", ".join(f"{colour}-{server['name']}: {server['state']}" for server in seen)
-            reason = reason or f"{colour} is live"
+            reason = ", ".join(f"{color}-{server['name']}: {server['state']}" for server in seen)
+            reason = reason or f"{color} is live"
         except GatewayError as error:
             reason = str(error)
         if time.monotonic() >= deadline:

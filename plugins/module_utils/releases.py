@@ -16,12 +16,12 @@ from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import Instance
 
-COLOURS = ("blue", "green")
-# The gateway holds requests back while the colour after this prefix is replaced.
+COLORS = ("blue", "green")
+# The gateway holds requests back while the color after this prefix is replaced.
 HOLD = "hold-"
 # What the gateway's map says when nobody gets requests.
 NOBODY = "none"
-WORDS = (NOBODY, *COLOURS, *(f"{HOLD}{colour}" for colour in COLOURS))
+WORDS = (NOBODY, *COLORS, *(f"{HOLD}{color}" for color in COLORS))
 # The name of a release's folder, as a pattern of file names and as a regular expression; what else lies beside it is
 # somebody's own.
 IDENTITY = "[0-9a-f]" * 12
@@ -202,20 +202,20 @@ class Gateway:
         return self.serving or self.configured
 
     @property
-    def colour(self) -> str:
-        """The colour of that word, '' or none when there is none."""
+    def color(self) -> str:
+        """The color of that word, '' or none when there is none."""
         return self.word.removeprefix(HOLD)
 
     @property
     def held(self) -> bool:
-        """Whether requests wait for a colour that is being replaced."""
+        """Whether requests wait for a color that is being replaced."""
         return self.word.startswith(HOLD)
 
-    def mended(self, colour: str) -> str:
-        """Return the word that belongs into memory and map file when the colour is what serves."""
-        if self.held and self.colour == colour:
+    def mended(self, color: str) -> str:
+        """Return the word that belongs into memory and map file when the color is what serves."""
+        if self.held and self.color == color:
             return self.word
-        return colour if colour in COLOURS else NOBODY
+        return color if color in COLORS else NOBODY
 
 
 @dataclass
@@ -225,8 +225,8 @@ class Plan:
     release_id: str
     rollout: bool
     reason: str
-    colour: str
-    live_colour: str
+    color: str
+    live_color: str
     live_release: str
     live_instances: list[str]
     first: bool
@@ -236,23 +236,23 @@ class Plan:
     astray: str = ""
 
 
-def serving_colour(instances: list[Instance], gateway: Gateway, good: Sequence[str] = ()) -> str:
-    """Return the colour that serves, or would serve if the gateway had not lost its word for it; else `none`.
+def serving_color(instances: list[Instance], gateway: Gateway, good: Sequence[str] = ()) -> str:
+    """Return the color that serves, or would serve if the gateway had not lost its word for it; else `none`.
 
-    What runs counts more than a word: a map that names nobody, or a colour that does not run, is a damaged map when
-    the other colour runs a release that was good (the newest of good, which is in order, comes first).
+    What runs counts more than a word: a map that names nobody, or a color that does not run, is a damaged map when
+    the other color runs a release that was good (the newest of good, which is in order, comes first).
     """
-    running = {instance.colour for instance in instances if instance.state == "running"}
-    present = {instance.colour for instance in instances}
-    if gateway.colour in running or (gateway.held and gateway.colour in present):
-        return gateway.colour
+    running = {instance.color for instance in instances if instance.state == "running"}
+    present = {instance.color for instance in instances}
+    if gateway.color in running or (gateway.held and gateway.color in present):
+        return gateway.color
     for release in reversed(good):
-        for colour in COLOURS:
-            if any(item.colour == colour and item.release == release and item.healthy for item in instances):
-                return colour
-    if gateway.colour in present:
-        return gateway.colour
-    healthy = [colour for colour in COLOURS if any(item.colour == colour and item.healthy for item in instances)]
+        for color in COLORS:
+            if any(item.color == color and item.release == release and item.healthy for item in instances):
+                return color
+    if gateway.color in present:
+        return gateway.color
+    healthy = [color for color in COLORS if any(item.color == color and item.healthy for item in instances)]
     return healthy[0] if healthy and not gateway.word else NOBODY
 
 
@@ -287,8 +287,8 @@ def make_plan(
 
     cut_off has the names of the instances that nothing can put back on the service's network.
     """
-    live_colour = serving_colour(instances, gateway, good)
-    serving = [instance for instance in instances if instance.colour == live_colour]
+    live_color = serving_color(instances, gateway, good)
+    serving = [instance for instance in instances if instance.color == live_color]
     releases = {instance.release for instance in serving}
     live_release = releases.pop() if len(releases) == 1 else ""
     unhealthy = [instance.name for instance in serving if not instance.healthy]
@@ -306,16 +306,16 @@ def make_plan(
         reason = "an interrupted run keeps requests waiting"
     else:
         reason = ""
-    word = gateway.mended(live_colour)
-    candidate = next(colour for colour in COLOURS if colour != live_colour)
-    # Whatever runs on the other colour is not serving: an interrupted run left it.
-    leftovers = sorted({instance.project for instance in instances if instance.colour != live_colour})
+    word = gateway.mended(live_color)
+    candidate = next(color for color in COLORS if color != live_color)
+    # Whatever runs on the other color is not serving: an interrupted run left it.
+    leftovers = sorted({instance.project for instance in instances if instance.color != live_color})
     return Plan(
         release_id=desired,
         rollout=bool(reason),
         reason=reason or f"release {desired} is live and healthy",
-        colour=candidate if reason else live_colour,
-        live_colour=live_colour,
+        color=candidate if reason else live_color,
+        live_color=live_color,
         live_release=live_release,
         live_instances=sorted({instance.index for instance in serving}),
         first=not serving,

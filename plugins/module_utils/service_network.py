@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
-    LABEL_COLOUR,
     LABEL_INSTANCE,
     LABEL_NAME,
     DockerError,
+    color_of,
     inspect_listed,
     run_docker,
 )
@@ -47,7 +47,8 @@ def is_ours(network: dict[str, Any], name: str) -> bool:
 def alias_of(container: dict[str, Any]) -> str:
     """Return the name by which the gateway looks for a container, '' for the gateway itself."""
     found = container["Config"].get("Labels") or {}
-    return f"{found[LABEL_COLOUR]}-{found.get(LABEL_INSTANCE, '')}" if LABEL_COLOUR in found else ""
+    color = color_of(found)
+    return f"{color}-{found.get(LABEL_INSTANCE, '')}" if color else ""
 
 
 def runs(container: dict[str, Any]) -> bool:

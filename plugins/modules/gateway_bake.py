@@ -19,11 +19,11 @@ module: gateway_bake
 short_description: Judge the live release by the gateway's counters
 description:
   - Needs the note that M(gateway_switch) left; without one there is nothing to watch. Compares failures, which are 500
-    and 502, and time with the release before, and sees a lost instance. On failure the former colour, still warm, is
+    and 502, and time with the release before, and sees a lost instance. On failure the former color, still warm, is
     made live again.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
-  colour: {description: The colour to judge, type: str, required: true}
+  color: {description: The color to judge, type: str, required: true}
   servers: {description: Names of its servers, type: list, elements: str, required: true}
   drain: {description: Seconds to wait for its requests after going back, type: int, default: 30}
   seconds: {description: How long to watch after the switch, type: int, default: 10}
@@ -35,7 +35,7 @@ EXAMPLES = r"""
 - name: Bake green
   gateway_bake:
     state_dir: /var/lib/cat-breeds-api/gateway
-    colour: green
+    color: green
     servers: ["0"]
 """
 
@@ -44,8 +44,8 @@ note: {description: What was counted, returned: when there was something to watc
 requests: {description: Requests that the release got meanwhile, returned: always, type: int}
 errors: {description: How many of them failed with 500 or 502, returned: always, type: int}
 seconds: {description: How long it was watched, returned: always, type: float}
-former: {description: The colour that was live before, returned: always, type: str}
-went_back: {description: Whether the former colour serves again, returned: always, type: bool}
+former: {description: The color that was live before, returned: always, type: str}
+went_back: {description: Whether the former color serves again, returned: always, type: bool}
 back_seconds: {description: How long going back took after the verdict, returned: always, type: float}
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
-            "colour": {"type": "str", "required": True},
+            "color": {"type": "str", "required": True},
             "servers": {"type": "list", "elements": "str", "required": True},
             "seconds": {"type": "int", "default": 10},
             "drain": {"type": "int", "default": 30},
@@ -68,13 +68,13 @@ def main() -> None:
         with Report(params["progress"]) as report:
             outcome = bake(
                 Path(params["state_dir"]),
-                params["colour"],
+                params["color"],
                 params["servers"],
                 params["seconds"],
                 report.say,
             )
         if outcome.went_back:
-            wait_until_idle(socket_of(Path(params["state_dir"])), f"bk_{params['colour']}", params["drain"])
+            wait_until_idle(socket_of(Path(params["state_dir"])), f"bk_{params['color']}", params["drain"])
     except (GatewayError, ReleaseError, OSError, KeyError) as error:
         module.fail_json(msg=f"The new release could not be watched through the gateway: {error}")
     result = asdict(outcome)

@@ -12,12 +12,12 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths impor
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     is_drained,
-    live_colour,
+    live_color,
     set_drained,
     wait_until_idle,
     wait_until_serving,
 )
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import COLOURS
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import COLORS
 
 DOCUMENTATION = r"""
 module: gateway_drain
@@ -75,16 +75,16 @@ def main() -> None:
                 "Look at `docker ps --all` there: an engine that does not start at boot is started by a deploy."
             )
     try:
-        colour = live_colour(admin_socket)
+        color = live_color(admin_socket)
         changed = is_drained(admin_socket) != drain
-        if colour not in COLOURS or module.check_mode:
-            module.exit_json(changed=changed and colour in COLOURS, serves=colour in COLOURS, undrained=0)
+        if color not in COLORS or module.check_mode:
+            module.exit_json(changed=changed and color in COLORS, serves=color in COLORS, undrained=0)
         if changed:
             set_drained(admin_socket, drain)
         undrained = 0
         if drain:
             time.sleep(params["notice"] if changed else 0)
-            undrained = wait_until_idle(admin_socket, f"bk_{colour}", params["timeout"])
+            undrained = wait_until_idle(admin_socket, f"bk_{color}", params["timeout"])
     except GatewayError as error:
         if not drain:
             module.fail_json(msg=str(error))

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: send the gateway's new requests to another colour without touching a connection."""
+"""Ansible module: send the gateway's new requests to another color without touching a connection."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime imp
     wait_until_idle,
     wait_until_up,
 )
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import COLOURS
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import COLORS
 
 DOCUMENTATION = r"""
 module: gateway_switch
-short_description: Switch the live colour of the gateway
+short_description: Switch the live color of the gateway
 description:
-  - Waits until the gateway itself sees the servers of the colour up, writes the map file (what a restart of the gateway
-    reads), sets the running gateway's map, and waits until no request is under way on the colour that was live.
+  - Waits until the gateway itself sees the servers of the color up, writes the map file (what a restart of the gateway
+    reads), sets the running gateway's map, and waits until no request is under way on the color that was live.
 options:
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
-  colour:
+  color:
     description: >-
-      The colour to make live; V(none) answers 503,
-      V(hold-COLOUR) keeps requests waiting while that colour is replaced
+      The color to make live; V(none) answers 503,
+      V(hold-COLOR) keeps requests waiting while that color is replaced
     type: str
     required: true
   servers: {description: Names of the servers that must be up before, type: list, elements: str, default: []}
   timeout: {description: Seconds to wait for the servers, type: int, default: 15}
-  bake: {description: Leave a note that M(gateway_bake) is to judge the colour, type: bool, default: false}
-  drain: {description: Seconds to wait for requests of the former colour, type: int, default: 30}
+  bake: {description: Leave a note that M(gateway_bake) is to judge the color, type: bool, default: false}
+  drain: {description: Seconds to wait for requests of the former color, type: int, default: 30}
 author: [The maintainers]
 """
 
@@ -42,12 +42,12 @@ EXAMPLES = r"""
 - name: Switch to green
   gateway_switch:
     state_dir: /var/lib/cat-breeds-api/gateway
-    colour: green
+    color: green
     servers: ["0"]
 """
 
 RETURN = r"""
-previous: {description: The colour that was live, returned: success, type: str}
+previous: {description: The color that was live, returned: success, type: str}
 seconds: {description: How long the switch itself took, returned: success, type: float}
 held: {description: Seconds that requests had been kept waiting for this switch, returned: success, type: float}
 undrained: {description: Requests that were still under way when the drain time was over, returned: success, type: int}
@@ -59,7 +59,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
-            "colour": {
+            "color": {
                 "type": "str",
                 "required": True,
                 "choices": ["blue", "green", "none", "hold-blue", "hold-green"],
@@ -74,10 +74,10 @@ def main() -> None:
     params = module.params
     state_dir = Path(params["state_dir"])
     admin_socket = socket_of(state_dir)
-    colour = params["colour"]
-    down = wait_until_up(admin_socket, f"bk_{colour}", set(params["servers"]), params["timeout"])
+    color = params["color"]
+    down = wait_until_up(admin_socket, f"bk_{color}", set(params["servers"]), params["timeout"])
     if down:
-        states = ", ".join(f"{colour}-{name}: {state}" for name, state in sorted(down.items()))
+        states = ", ".join(f"{color}-{name}: {state}" for name, state in sorted(down.items()))
         module.fail_json(
             msg=f"The gateway does not reach the candidate ({states}). "
             "It checks /health/ready of the container over the service's Docker network: look at "
@@ -85,12 +85,12 @@ def main() -> None:
         )
     started = time.monotonic()
     try:
-        done = switch(state_dir, colour, params["bake"])
+        done = switch(state_dir, color, params["bake"])
         seconds = time.monotonic() - started
-        drained = done.previous in COLOURS and done.previous != colour
+        drained = done.previous in COLORS and done.previous != color
         undrained = wait_until_idle(admin_socket, f"bk_{done.previous}", params["drain"]) if drained else 0
     except (GatewayError, OSError) as error:
-        module.fail_json(msg=f"The gateway could not be switched to {colour}: {error}")
+        module.fail_json(msg=f"The gateway could not be switched to {color}: {error}")
     module.exit_json(
         changed=done.changed,
         previous=done.previous,

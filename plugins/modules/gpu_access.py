@@ -13,7 +13,7 @@ module: gpu_access
 short_description: Start the service's image with its GPUs and let each of them compute
 description:
   - Starts one container with the devices that a release gets, the way it gets them, without a network
-    and without a right to write. In it CUDA is initialised and each device multiplies two matrices. The container is
+    and without a right to write. In it CUDA is initialized and each device multiplies two matrices. The container is
     removed, nothing else changes.
   - What fails is a finding with a stable id; C(nvidia-smi) on the host or in a container would not notice.
 options:

@@ -44,7 +44,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime imp
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import refusal
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
-    COLOURS,
+    COLORS,
     NOBODY,
     WORDS,
     Gateway,
@@ -60,7 +60,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     read_records,
     read_release,
     release_id,
-    serving_colour,
+    serving_color,
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network import (
     find_faults,
@@ -114,9 +114,9 @@ RETURN = r"""
 plan: {description: What to do and why. Only with O(desired) or O(release)., returned: when asked, type: dict}
 release: {description: The wanted release as its release.json holds it, returned: when asked, type: dict}
 derived: {description: Where lies what the release's image makes of its bundle, returned: when asked, type: str}
-live: {description: Release and colour that get requests, returned: success, type: dict}
+live: {description: Release and color that get requests, returned: success, type: dict}
 instances: {description: All containers of the service, returned: success, type: list, elements: dict}
-gateway: {description: Colour in the gateway's memory and in its map file, returned: success, type: dict}
+gateway: {description: Color in the gateway's memory and in its map file, returned: success, type: dict}
 records: {description: The records of this host in order, returned: success, type: list, elements: dict}
 unreadable: {description: What lies among the records and is none, returned: success, type: list, elements: str}
 missing: {description: What a deploy of what is live would mend, returned: success, type: list, elements: str}
@@ -206,11 +206,11 @@ def settled_instances(name: str, gateway: Gateway, wait: bool) -> list[Instance]
 
     After a reboot, or a restart of the engine, it takes some seconds to see that a release is as healthy as before.
     """
-    colours = [gateway.colour] if gateway.colour in COLOURS else COLOURS
+    colors = [gateway.color] if gateway.color in COLORS else COLORS
     began = time.monotonic()
     while True:
         instances: list[Instance] = list_instances(name)
-        live = [item for item in instances if item.colour in colours and item.state == "running"]
+        live = [item for item in instances if item.color in colors and item.state == "running"]
         waited = time.monotonic() - began
         if not wait or all(item.health != "starting" or waited >= item.patience for item in live):
             return instances
@@ -293,7 +293,7 @@ def examine(
     differences = compare_gateway(wanted, read_containers(f"{wanted['name']}-gateway")).differences
     if differences:
         return {}, differences[0]
-    if pending(state_dir / "gateway", plan.colour):
+    if pending(state_dir / "gateway", plan.color):
         return {}, "its bake has not ended"
     if plan.leftovers:
         return {}, f"an interrupted run left {', '.join(plan.leftovers)}"
@@ -333,15 +333,15 @@ def main() -> None:
     try:
         records, unreadable = read_records(state_dir)
         good, kept = good_releases(records), kept_releases(state_dir)
-        colour = serving_colour(instances, gateway, good)
-        serving = [instance for instance in instances if instance.colour == colour]
+        color = serving_color(instances, gateway, good)
+        serving = [instance for instance in instances if instance.color == color]
         live = live_release(state_dir, serving)
         missing = find_missing(params["name"], state_dir, live, good, kept) if live else []
         result: dict[str, Any] = {
             "changed": False,
             "started": started,
             "gateway": asdict(gateway),
-            "live": {"colour": colour, "release": live},
+            "live": {"color": color, "release": live},
             "instances": [instance.as_dict() for instance in instances],
             "records": records,
             "unreadable": unreadable,
@@ -350,7 +350,7 @@ def main() -> None:
             "lock": read_lock(state_dir),
         }
         if live and not planning:
-            astray = find_astray(gateway, gateway.mended(colour))
+            astray = find_astray(gateway, gateway.mended(color))
             lost = compare_in_place(params["name"], state_dir / "gateway")
             ill = [
                 item for item in serving if not item.healthy and (item.state, item.health) != ("running", "starting")

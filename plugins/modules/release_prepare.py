@@ -17,7 +17,7 @@ short_description: Write a release's directory and the environment files of its 
 description:
   - A release's directory never changes once it is there, so that going back to it starts exactly what ran before; only
     one that was damaged is written again.
-  - The environment files say which colour and GPU an instance gets; they are written anew for each start.
+  - The environment files say which color and GPU an instance gets; they are written anew for each start.
 options:
   state_dir: {description: The service's state directory, type: path, required: true}
   release_id: {description: Identity of the release, type: str, required: true}
@@ -32,7 +32,7 @@ EXAMPLES = r"""
     state_dir: /var/lib/cat-breeds-api
     release_id: 0123456789ab
     files: {release.json: "{}"}
-    instances: {blue-0.env: "RELEASE_COLOUR=blue"}
+    instances: {blue-0.env: "RELEASE_COLOR=blue"}
 """
 
 RETURN = r"""

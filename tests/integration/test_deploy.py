@@ -131,9 +131,7 @@ def test_an_update_by_variable_loses_nothing(host: Host, photograph: Path) -> No
 
     after = host.instance()
     assert after["Id"] != before["Id"]
-    assert (
-        after["Config"]["Labels"]["inference-service.colour"] != before["Config"]["Labels"]["inference-service.colour"]
-    )
+    assert after["Config"]["Labels"]["inference-service.color"] != before["Config"]["Labels"]["inference-service.color"]
     record = host.records()[-1]
     assert (record["action"], record["result"], record["bundle"]["version"]) == ("deploy", "ok", "B")
     assert record["previous"] == before["Config"]["Labels"]["inference-service.release"]

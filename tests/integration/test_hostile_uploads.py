@@ -32,7 +32,7 @@ EDGE = f"{NAME}-siege"
 UPLOADS = int(os.environ.get("INFERENCE_TEST_UPLOADS", "4000"))
 ATTACKERS = 8
 # At addresses of their own, and at that of the attackers.
-HONEST_PAIRS, HONEST_NEIGHBOURS = 4, 2
+HONEST_PAIRS, HONEST_NEIGHBORS = 4, 2
 PAUSE = 0.5
 CALM_SECONDS = 20
 # What allocators keep once every kind has come by.
@@ -196,7 +196,7 @@ def test_hostile_uploads_harm_nobody(edge: Edge, siege: Siege, photograph: Path)
     siege.do(do="attack", first=UPLOADS, count=min(UPLOADS // 10, WARM_UPLOADS), attackers=ATTACKERS, honest=0)
     began = time.monotonic()
     with Watcher(edge.port, container) as watcher, honest(edge, photograph) as beside:
-        found = siege.do(do="attack", first=0, count=UPLOADS, attackers=ATTACKERS, honest=HONEST_NEIGHBOURS)
+        found = siege.do(do="attack", first=0, count=UPLOADS, attackers=ATTACKERS, honest=HONEST_NEIGHBORS)
     seconds = time.monotonic() - began
     costs = []
     for _, number, kind in found["slowest"]:
@@ -205,15 +205,15 @@ def test_hostile_uploads_harm_nobody(edge: Edge, siege: Siege, photograph: Path)
         costs.append((round(processor_seconds(container) - before, 2), number, kind, again["bytes"], again["status"]))
     third = len(watcher.memory) // 3
     early, late = (statistics.median(part) for part in (watcher.memory[:third], watcher.memory[-third:]))
-    neighbours = [took for status, took in found["honest"] if status == 200]
+    neighbors = [took for status, took in found["honest"] if status == 200]
     report = {
         "uploads": UPLOADS,
         "seconds": round(seconds),
         "answers": found["answers"],
         "wrong": found["wrong"],
-        "honest_requests": len(good(calm)) + len(good(beside)) + len(neighbours),
+        "honest_requests": len(good(calm)) + len(good(beside)) + len(neighbors),
         "honest_refused": bad(calm) + bad(beside),
-        "honest_p99_ms": {"calm": p99(good(calm)), "beside": p99(good(beside)), "same address": p99(neighbours)},
+        "honest_p99_ms": {"calm": p99(good(calm)), "beside": p99(good(beside)), "same address": p99(neighbors)},
         "memory_mib": {"early": round(early / 2**20), "late": round(late / 2**20), "most": max(watcher.memory) >> 20},
         "not_ready": [status for status in watcher.ready if status != 200],
         "dearest": sorted(costs, reverse=True)[:10],
@@ -223,7 +223,7 @@ def test_hostile_uploads_harm_nobody(edge: Edge, siege: Siege, photograph: Path)
     REPORT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
     assert found["wrong"] == report["honest_refused"] == []
-    assert len(neighbours) == len(found["honest"])
+    assert len(neighbors) == len(found["honest"])
     assert report["not_ready"] == []
     assert late - early < FLAT
     inspected = json.loads(docker("inspect", container))[0]

@@ -40,7 +40,7 @@ class Releases:
         host.deploy(model_bundle_version="B")
         self.host = host
         self._ids: dict[str, str] = {record["bundle"]["version"]: record["release_id"] for record in host.records()}
-        # Both colours have run by now, so this is what every clean update leaves.
+        # Both colors have run by now, so this is what every clean update leaves.
         self.clean = host.traces()
 
     @property

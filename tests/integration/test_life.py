@@ -156,7 +156,7 @@ def test_with_nothing_live_a_rollback_brings_the_last_good_release_then_the_one_
 def test_a_map_file_that_would_stop_the_next_start_and_a_lost_state_folder_are_mended_while_it_serves(
     serving: Host,
 ) -> None:
-    damage(serving, ["the map for the other colour"])
+    damage(serving, ["the map for the other color"])
     serving.deploy()
     damage(serving, ["the gateway restarted"])
     assert served_soon(serving) == "B"

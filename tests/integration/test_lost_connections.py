@@ -87,7 +87,7 @@ class Service:
             run = lab.play("deploy", model_bundle_version=version)
             assert run.code == 0, run.output[-6000:]
             self._ids[version] = self.record()["release_id"]
-        # Both colours have run by now, so this is what every clean update leaves.
+        # Both colors have run by now, so this is what every clean update leaves.
         self.clean = self.traces()
 
     def record(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class Service:
         return dict(json.loads(self.lab[HOST].sh(f"cat $(ls {STATE_DIR}/records/*.json | tail -n 1)")))
 
     def traces(self) -> set[str]:
-        """What the service has on the host, colours made equal."""
-        return {re.sub(r"\b(blue|green)\b", "COLOUR", line) for line in self.lab[HOST].sh(TRACES).splitlines()}
+        """What the service has on the host, colors made equal."""
+        return {re.sub(r"\b(blue|green)\b", "COLOR", line) for line in self.lab[HOST].sh(TRACES).splitlines()}
 
     @property
     def next(self) -> str:

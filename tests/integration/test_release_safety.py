@@ -100,7 +100,7 @@ def test_a_living_run_keeps_others_away_and_the_bake_that_a_dead_one_left_is_wai
             time.sleep(0.02)
         # The module that watches the bake lives on.
         first.lose_controller()
-        # Nobody recorded the release, and both colours run.
+        # Nobody recorded the release, and both colors run.
         assert json.loads(lock.read_text()) == holder
         assert [record["release_id"] for record in host.records()] == [first_release]
 
@@ -156,7 +156,7 @@ def test_a_switch_that_is_killed_after_it_has_switched_is_switched_back(
         upload.endheaders(body[:-1])
         live_map = host.state_dir / "gateway" / "conf" / "live.map"
         before = live_map.read_text()
-        run.wait_until_started("Switch | Send new requests to the colour")
+        run.wait_until_started("Switch | Send new requests to the color")
         while live_map.read_text() == before:
             time.sleep(0.02)
         time.sleep(0.2)
@@ -218,7 +218,7 @@ def test_a_release_that_fails_under_real_traffic_is_rolled_back(
     assert get(host.port, "/health/ready")[0] == 200
     record = host.records()[-1]
     assert (record["result"], record["bake"]["errors"] >= 3) == ("failed", True)
-    # The former colour is still warm, so going back is one word in the gateway's memory.
+    # The former color is still warm, so going back is one word in the gateway's memory.
     assert 0 < record["bake"]["back_seconds"] < 2
     print(f"bake: went back in {record['bake']['back_seconds']} s, {record['bake']['seconds']} s after the switch")
     # It had failed, and after that never again.

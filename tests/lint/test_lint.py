@@ -133,3 +133,18 @@ def test_no_cache_or_secret_is_tracked() -> None:
     command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
     assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == ""
     assert matches("-----BEGIN ([A-Z]+ )?PRIVATE " + "KEY-----", tracked()) == []
+
+
+# As they are spelled in other countries; two names of releases from before 1.0.0 stay what they were.
+ELSEWHERE = (
+    r"(?<!inference-service\.)(?<!release_)colo" + "ur",
+    "flavo" + "ur|favo" + "ur|behavio" + "ur|neighbo" + r"ur|hono" + "ur",
+    "catalog" + "ue|licen" + "ce|judge" + "ment|data" + "centre|artef" + "act",
+    "(normal|vector|initial|optim|recogn|summar|organ|serial|util|minim|maxim)" + r"is(e|ed|es|er|ing|ation)\b",
+    r"\bgr" + r"ey\b|label" + "led|label" + "ling",
+)
+
+
+def test_spelling_is_american() -> None:
+    ours = [name for name in tracked() if not name.startswith(("app/data/", "LICENSE"))]
+    assert matches("(?i)" + "|".join(ELSEWHERE), ours) == []

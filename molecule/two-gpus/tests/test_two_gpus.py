@@ -52,12 +52,12 @@ def instances(host: Host) -> dict[str, dict[str, Any]]:
 
 
 def servers(host: Host) -> dict[str, dict[str, Any]]:
-    """Return what the gateway says about the servers of the live colour, by name."""
-    colour = host.file(f"{STATE}/gateway/conf/live.map").content_string.split()[1]
+    """Return what the gateway says about the servers of the live color, by name."""
+    color = host.file(f"{STATE}/gateway/conf/live.map").content_string.split()[1]
     rows: dict[str, dict[str, Any]] = {}
     for fields in json.loads(host.check_output(STATISTICS)):
         row = {field["field"]["name"]: field["value"]["value"] for field in fields}
-        if row["pxname"] == f"bk_{colour}" and row["svname"] not in {"FRONTEND", "BACKEND"}:
+        if row["pxname"] == f"bk_{color}" and row["svname"] not in {"FRONTEND", "BACKEND"}:
             rows[row["svname"]] = row
     return rows
 

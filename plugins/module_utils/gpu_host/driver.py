@@ -51,8 +51,8 @@ def parse_modinfo(text: str) -> dict[str, str]:
     fields = dict(re.findall(r"^(version|license|signer):[ \t]*(.*)$", text, re.MULTILINE))
     version = re.search(_VERSION, fields.get("version", ""))
     # The open modules are licensed under both, the proprietary ones say NVIDIA.
-    licence = fields.get("license", "")
-    flavor = "open" if "GPL" in licence else "proprietary" if licence else ""
+    terms = fields.get("license", "")
+    flavor = "open" if "GPL" in terms else "proprietary" if terms else ""
     return {
         "version": version.group(1) if version else "",
         "flavor": flavor,

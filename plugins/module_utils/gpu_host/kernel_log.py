@@ -26,7 +26,7 @@ _GONE = re.compile(
 )
 _NAMED_MODULE = re.compile(r"'([\w-]+)'")
 
-# What NVIDIA's catalogue of Xid events asks for.
+# What NVIDIA's catalog of Xid events asks for.
 _XID_SEVERE = {
     46: "the GPU stopped processing",
     48: "uncorrectable memory error",
@@ -162,7 +162,7 @@ def _judged(code: int, text: str) -> tuple[str, str, str]:
         return "info", f"it follows from Xid {previous.group(1)}", "See what is said of that one."
     if code in _XID_APPLICATION:
         return "info", "", "Mostly the fault of an application: look at what ran then."
-    return "info", "", "This check does not know it: look it up in NVIDIA's catalogue of Xid errors."
+    return "info", "", "This check does not know it: look it up in NVIDIA's catalog of Xid errors."
 
 
 def _recovery(text: str) -> tuple[str, str, str]:

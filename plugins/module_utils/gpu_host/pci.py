@@ -67,7 +67,7 @@ def assess_nouveau(facts: Facts, severity: str) -> list[Finding]:
 
 
 def assess_flavor(facts: Facts, severity: str) -> list[Finding]:
-    """GPU005: the kernel modules of the other licence cannot drive a GPU; a warning where every chosen one answers."""
+    """GPU005: the kernel modules of the other license cannot drive a GPU; a warning where every chosen one answers."""
     flavor = facts["driver"]["flavor"]
     listed = {short_address(gpu["pci_address"]) for gpu in facts["gpus"]}
     silent = [

@@ -1,4 +1,4 @@
--- Requests wait here while the map says `live hold-COLOUR`: the instance is being replaced. Whichever colour is live
+-- Requests wait here while the map says `live hold-COLOR`: the instance is being replaced. Whichever color is live
 -- afterwards gets them; a request that waited too long gets the gateway's own 503.
 local live = Map.new("/etc/haproxy/conf/live.map", Map._str)
 

@@ -2,11 +2,11 @@
 
 Docker takes `docker kill` for a wish to stay stopped, never restarts a container that runs but hangs, and tries only
 once to start one after a reboot: too early for CDI devices before Docker 28.2 (moby#49989), or where their
-specification is written a moment later. Every two seconds this looks at the containers of the colour that the gateway's
+specification is written a moment later. Every two seconds this looks at the containers of the color that the gateway's
 map names: one that was killed or could not be started is started, one that has been unhealthy for a minute is
 restarted. One that was stopped (`docker stop`) ended by itself with exit code 0, and stays as it is.
 
-While a run replaces the only instance, the map says `hold-COLOUR`, requests wait, and the run touches a file beside
+While a run replaces the only instance, the map says `hold-COLOR`, requests wait, and the run touches a file beside
 the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live.
 
 An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when the engine has been
@@ -37,6 +37,8 @@ HANG_SECONDS = 60.0
 START_SECONDS = 10.0
 # Longer than any step of a run that replaces an instance; the long ones say meanwhile that they go on.
 ALIVE_SECONDS = 120.0
+# The second is what the label was called before 1.0.0: instances that were deployed then are looked after too.
+COLOR_LABELS = ("inference-service.color", "inference-service.colour")
 HOLD = "hold-"
 SIGN_OF_LIFE = "hold.alive"
 # Longer than a gateway is away while another one takes its place.
@@ -81,8 +83,8 @@ class Engine(http.client.HTTPConnection):
         return json.loads(body) if body else None
 
 
-def live_colour(map_file: Path) -> str:
-    """Return the colour that gets requests, hold-COLOUR while they wait, '' when there is none."""
+def live_color(map_file: Path) -> str:
+    """Return the color that gets requests, hold-COLOR while they wait, '' when there is none."""
     try:
         fields = map_file.read_text(encoding="utf-8").split()
     except OSError:
@@ -130,25 +132,25 @@ class Keeper:
         sign = map_file.with_name(SIGN_OF_LIFE)
         return self.is_silent(sign if sign.exists() else map_file, ALIVE_SECONDS)
 
-    def look(self, colour: str, now: float) -> list[tuple[str, str]]:
-        """Act on the containers of the colour; return what was done as (action, container name)."""
+    def look(self, color: str, now: float) -> list[tuple[str, str]]:
+        """Act on the containers of the color; return what was done as (action, container name)."""
         done = []
-        for identity, name, state in self._containers(colour):
+        for identity, name, state in self._containers(color):
             action = self.decide(identity, state, now)
             if action:
                 self._engine.ask("POST", f"/containers/{identity}/{action}")
                 done.append((action, name))
         return done
 
-    def bring_back(self, colour: str) -> list[tuple[str, str]]:
-        """Take the next step towards the colour serving again; return it as (action, container name).
+    def bring_back(self, color: str) -> list[tuple[str, str]]:
+        """Take the next step towards the color serving again; return it as (action, container name).
 
-        The last step sends the requests there: (`live`, COLOUR).
+        The last step sends the requests there: (`live`, COLOR).
         """
         done = []
-        own = self._containers(colour)
-        # Two may not fit; the candidate of a dead run makes room, as the colour did for it.
-        for identity, name, state in self._containers("green" if colour == "blue" else "blue") if own else []:
+        own = self._containers(color)
+        # Two may not fit; the candidate of a dead run makes room, as the color did for it.
+        for identity, name, state in self._containers("green" if color == "blue" else "blue") if own else []:
             if state["Status"] not in ("exited", "created"):
                 self._engine.ask("POST", f"/containers/{identity}/stop")
                 done.append(("stop", name))
@@ -157,7 +159,7 @@ class Keeper:
                 self._engine.ask("POST", f"/containers/{identity}/start")
                 done.append(("start", name))
         if own and all((state.get("Health") or {}).get("Status") == "healthy" for _, _, state in own) and not done:
-            done.append(("live", colour))
+            done.append(("live", color))
         return done
 
     def bring_gateway_back(self, identity: str) -> list[tuple[str, str]]:
@@ -173,13 +175,14 @@ class Keeper:
         """Let the gateway read its map again; connections stay open."""
         self._engine.ask("POST", f"/containers/{self._service}-gateway/kill?signal=USR2")
 
-    def _containers(self, colour: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return id, name and state of the colour's containers."""
-        labels = [f"inference-service.name={self._service}", f"inference-service.colour={colour}"]
+    def _containers(self, color: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return id, name and state of the color's containers."""
+        labels = [f"inference-service.name={self._service}", "inference-service.instance"]
         filters = quote(json.dumps({"label": labels}))
         return [
             (entry["Id"], str(entry["Names"][0]).lstrip("/"), self._state(entry["Id"]))
             for entry in self._engine.ask("GET", f"/containers/json?all=true&filters={filters}")
+            if color in map(entry["Labels"].get, COLOR_LABELS)
         ]
 
     def _state(self, identity: str) -> dict[str, Any]:
@@ -229,12 +232,12 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
         done = keeper.bring_gateway_back(away.read_text(encoding="utf-8").strip())
         away.unlink()
         return done
-    colour = live_colour(map_file)
-    if not colour.startswith(HOLD):
-        return keeper.look(colour, time.monotonic()) if colour else []
+    color = live_color(map_file)
+    if not color.startswith(HOLD):
+        return keeper.look(color, time.monotonic()) if color else []
     if not keeper.is_abandoned(map_file):
         return []
-    former = colour.removeprefix(HOLD)
+    former = color.removeprefix(HOLD)
     done = keeper.bring_back(former)
     if done == [("live", former)]:
         write_map(map_file, former)
@@ -242,7 +245,7 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
             keeper.reload_gateway()
         except EngineError:
             # The running gateway still lets requests wait, so this is not over.
-            write_map(map_file, colour)
+            write_map(map_file, color)
             raise
         map_file.with_name(SIGN_OF_LIFE).unlink(missing_ok=True)
     return done

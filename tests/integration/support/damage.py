@@ -21,9 +21,9 @@ def map_file(host: Host) -> Path:
     return map_of(host.state_dir / "gateway")
 
 
-def other_colour(host: Host) -> str:
-    """Return the colour that does not serve."""
-    return "green" if host.instance()["Config"]["Labels"]["inference-service.colour"] == "blue" else "blue"
+def other_color(host: Host) -> str:
+    """Return the color that does not serve."""
+    return "green" if host.instance()["Config"]["Labels"]["inference-service.color"] == "blue" else "blue"
 
 
 def on_network(host: Host) -> list[str]:
@@ -147,9 +147,9 @@ DAMAGES: dict[str, Callable[[Host], object]] = {
     "the map emptied": lambda host: map_file(host).write_text(""),
     "the map garbled": lambda host: map_file(host).write_text("live purple\nlive\n"),
     "the map removed": lambda host: map_file(host).unlink(),
-    "the map for the other colour": lambda host: map_file(host).write_text(f"live {other_colour(host)}\n"),
+    "the map for the other color": lambda host: map_file(host).write_text(f"live {other_color(host)}\n"),
     "the memory for nobody": lambda host: tell_gateway(host, f"set map {MAP_PATH} live none"),
-    "the memory for the other colour": lambda host: tell_gateway(host, f"set map {MAP_PATH} live {other_colour(host)}"),
+    "the memory for the other color": lambda host: tell_gateway(host, f"set map {MAP_PATH} live {other_color(host)}"),
     "the memory cleared": lambda host: tell_gateway(host, f"clear map {MAP_PATH}"),
     "the gateway restarted": restart_gateway,
     "the configuration emptied": lambda host: (host.state_dir / "gateway" / "conf" / "haproxy.cfg").write_text(""),
@@ -201,7 +201,7 @@ _PARTS = (
 )
 _SIGNS = (
     "the map emptied",
-    "the map for the other colour",
+    "the map for the other color",
     "the memory cleared",
     "the state folder removed",
     "the keeper removed",

@@ -138,10 +138,10 @@ class Host:
         return [json.loads(path.read_text()) for path in sorted((self.state_dir / "records").glob("*.json"))]
 
     def traces(self) -> dict[str, list[str]]:
-        """Return what the service has on this machine, colours made equal: what two clean deploys have in common."""
+        """Return what the service has on this machine, colors made equal: what two clean deploys have in common."""
 
         def plain(names: Iterable[str]) -> list[str]:
-            return sorted({re.sub(r"\b(blue|green)\b", "COLOUR", name) for name in names})
+            return sorted({re.sub(r"\b(blue|green)\b", "COLOR", name) for name in names})
 
         label = f"--filter=name={self.name}"
         files = (path.relative_to(self.state_dir) for path in self.state_dir.rglob("*") if not path.is_socket())

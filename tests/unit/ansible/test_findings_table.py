@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.unit.ansible.simulated_host import FIXTURES
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = ("test_gpu_host_info.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
+FILES = ("test_gpu_host_info.py", "test_gpu_host_catalog.py", "test_gpu_host_reports.py")
 IDENTIFIER = re.compile(r"(?:GPU|ENG)\d{3}")
 SEVERITIES = ("error", "warning", "info")
 
@@ -99,7 +99,7 @@ def test_the_table_of_findings_is_true() -> None:
     assert written == table(), "docs/FINDINGS.md lacks these lines, or has others instead:\n" + "\n".join(missing)
 
 
-def test_the_catalogue_is_complete() -> None:
+def test_the_catalog_is_complete() -> None:
     """The 26 failures that users of GPU hosts report, and the two of nvidia-smi itself."""
     assert {f"GPU{number:03d}" for number in range(1, 29)} <= severities().keys()
     assert named_tests().keys() == headings().keys() == severities().keys()

@@ -29,7 +29,7 @@ def release(identity: str, version: str) -> dict[str, Any]:
 
 
 OLD, NEW = release("aaa", "1"), release("bbb", "2")
-OBSERVED = {"live": {"colour": "blue", "release": OLD}}
+OBSERVED = {"live": {"color": "blue", "release": OLD}}
 PLANNED = {**OBSERVED, "plan": {"rollout": True}, "release": NEW}
 SETTLED = {**OBSERVED, "plan": {"rollout": False}, "release": OLD}
 URL = "http://192.0.2.11:8000"

@@ -97,7 +97,7 @@ TABLE: dict[str, dict[str, Any]] = {"cpu": {"cuda": ""}, "cu124": {**CU124, "vra
 
 
 def judged(host: Host) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """The whole judgement, as the module comes to it: facts, flavor, findings."""
+    """The whole judgment, as the module comes to it: facts, flavor, findings."""
     facts = host.facts()
     chosen = views(facts)[0] if all_answer(facts) else facts
     flavor = choose_flavor(TABLE, chosen, bool(facts["pci_devices"] or facts["gpus"]))

@@ -1,4 +1,4 @@
-"""Every detection has a test that misses it: take one out of the code, and a test of the catalogue fails.
+"""Every detection has a test that misses it: take one out of the code, and a test of the catalog fails.
 
 A detection is one place in the code that names a finding's id. Each is spoilt in turn, in a copy of its module that
 only a forked process imports, and the tests named after the id (`test_gpu012_...`, or by a parameter) run against that.
@@ -22,7 +22,7 @@ import pytest
 from tests.collection import COLLECTIONS
 
 PACKAGE = "ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host"
-CATALOGUE = ("test_gpu_host_info.py", "test_gpu_host_catalogue.py", "test_gpu_host_reports.py")
+CATALOG = ("test_gpu_host_info.py", "test_gpu_host_catalog.py", "test_gpu_host_reports.py")
 IDENTIFIER = re.compile(r"(?:GPU|ENG)\d{3}")
 
 
@@ -99,7 +99,7 @@ def run_with(finder: Finder, arguments: list[str]) -> int:
 
 @pytest.mark.parametrize("detection", list(detections()), ids=str)
 def test_a_test_misses_it(detection: Detection, tmp_path: Path) -> None:
-    files = [str(Path(__file__).with_name(name)) for name in CATALOGUE]
+    files = [str(Path(__file__).with_name(name)) for name in CATALOG]
     # Nobody reads why the test fails, so nothing is spent on a message.
     quick = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", f"--basetemp={tmp_path / 'tests'}"]
     code = run_with(spoilt(detection, tmp_path), [*quick, "-k", detection.identifier.lower(), *files])

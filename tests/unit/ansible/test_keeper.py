@@ -18,13 +18,14 @@ from roles.gateway.files.keeper import (
     ALIVE_SECONDS,
     AWAY,
     AWAY_SECONDS,
+    COLOR_LABELS,
     HANG_SECONDS,
     SIGN_OF_LIFE,
     START_SECONDS,
     Engine,
     EngineError,
     Keeper,
-    live_colour,
+    live_color,
     look_after,
     watch,
 )
@@ -56,11 +57,13 @@ class Api(Answering):
 
     state: dict[str, Any]
     asked: list[str]
+    label = "inference-service.color"
 
     def do_GET(self) -> None:
         if self.path.startswith("/containers/json"):
             self.asked.append(self.path)
-            self.answer(200, [{"Id": "abc", "Names": ["/svc-blue-0-api-1"]}])
+            labels = {self.label: "blue", "inference-service.instance": "0"}
+            self.answer(200, [{"Id": "abc", "Names": ["/svc-blue-0-api-1"], "Labels": labels}])
         else:
             self.answer(200, {"State": self.state})
 
@@ -83,11 +86,23 @@ def api(tmp_path: Path) -> Iterator[tuple[Engine, dict[str, Any], list[str]]]:
         server.shutdown()
 
 
-def test_a_healthy_container_of_the_live_colour_is_left_alone(api: Any) -> None:
+def test_a_healthy_container_of_the_live_color_is_left_alone(api: Any) -> None:
     engine, _, asked = api
     assert Keeper(engine, "svc").look("blue", now=0) == []
     assert len(asked) == 1
-    assert "inference-service.colour%3Dblue" in asked[0]
+    assert "inference-service.name%3Dsvc" in asked[0]
+
+
+@pytest.mark.parametrize("label", COLOR_LABELS)
+def test_containers_of_a_color_are_found_under_its_former_label_too(
+    api: Any, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, state, asked = api
+    monkeypatch.setattr(Api, "label", label)
+    state.update(Status="exited", ExitCode=137)
+    keeper = Keeper(engine, "svc")
+    assert keeper.look("green", now=0) == []
+    assert keeper.look("blue", now=0) == [("start", "svc-blue-0-api-1")]
     assert "inference-service.name%3Dsvc" in asked[0]
 
 
@@ -148,16 +163,17 @@ def test_an_engine_that_is_away_is_an_error_to_be_logged(tmp_path: Path) -> None
 
 
 class Machine(Answering):
-    """A host with one container of each colour and a gateway; starting and stopping change their states."""
+    """A host with one container of each color and a gateway; starting and stopping change their states."""
 
     states: dict[str, dict[str, Any]]
     asked: list[str]
 
     def do_GET(self) -> None:
         if self.path.startswith("/containers/json"):
-            kinds = ("inference-service.colour%3D", "compose.service%3D")
-            found = [name for name in self.states if any(f"{kind}{name}%22" in self.path for kind in kinds)]
-            self.answer(200, [{"Id": name, "Names": [f"/svc-{name}-0-api-1"]} for name in found])
+            gateways = "compose.service%3Dgateway%22" in self.path
+            found = [name for name in self.states if (name == "gateway") == gateways]
+            listed = [(name, {"inference-service.color": name}) for name in found]
+            self.answer(200, [{"Id": name, "Names": [f"/svc-{name}-0-api-1"], "Labels": it} for name, it in listed])
         else:
             self.answer(200, {"State": self.states[self.path.split("/")[2]]})
 
@@ -266,7 +282,7 @@ class TestAbandoned:
         del states["gateway_fails"]
         assert look_after(keeper, map_file) == [("live", "blue")]
 
-    def test_nothing_is_stopped_for_a_colour_that_has_no_container(
+    def test_nothing_is_stopped_for_a_color_that_has_no_container(
         self, machine: Any, states: dict[str, Any], map_file: Path
     ) -> None:
         keeper, asked = machine
@@ -333,9 +349,9 @@ def test_it_ends_when_the_engine_is_gone_for_good_and_says_why_once(
     assert capsys.readouterr().out.count("No such file or directory") == 1
 
 
-@pytest.mark.parametrize(("content", "colour"), [("live green\n", "green"), ("live none\n", ""), ("", ""), (None, "")])
-def test_the_live_colour(tmp_path: Path, content: str | None, colour: str) -> None:
+@pytest.mark.parametrize(("content", "color"), [("live green\n", "green"), ("live none\n", ""), ("", ""), (None, "")])
+def test_the_live_color(tmp_path: Path, content: str | None, color: str) -> None:
     path = tmp_path / "live.map"
     if content is not None:
         path.write_text(content)
-    assert live_colour(path) == colour
+    assert live_color(path) == color

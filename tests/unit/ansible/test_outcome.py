@@ -19,7 +19,7 @@ TASK = "gpu_hosts.timm.inference_service : Accept | Ask the candidate its golden
 def facts(rollout: bool = True, live: str = "aa", wanted: str = "bb", **other: Any) -> dict[str, Any]:
     return {
         "plan": {"rollout": rollout, "live_release": live, "release_id": wanted},
-        "instances": [{"colour": "blue", "release": "old"}, {"colour": "green", "release": "bb"}],
+        "instances": [{"color": "blue", "release": "old"}, {"color": "green", "release": "bb"}],
         "records": [],
         **other,
     }
@@ -65,7 +65,7 @@ def test_there_is_always_a_reason(failed: dict[str, Any], reason: str) -> None:
     ],
 )
 def test_a_bake_that_failed(rollout: bool, went_back: bool, stays: bool, undone: bool, serving: str) -> None:
-    """With rollout false the run finishes the bake of one that died: the former colour is what it goes back to."""
+    """With rollout false the run finishes the bake of one that died: the former color is what it goes back to."""
     found = undoing(
         {"failed": True, "former": "blue", "went_back": went_back, "msg": "x"}, facts(rollout, live="bb"), TASK
     )

@@ -13,7 +13,7 @@ WHEN = "2026-11-01T10:00:00Z"
 
 
 def facts(version: str, *, rollout: bool = True, strategy: str = "blue_green", **record: Any) -> dict[str, Any]:
-    plan = {"rollout": rollout, "reason": "release aaa is live", "colour": "green", "strategy": strategy}
+    plan = {"rollout": rollout, "reason": "release aaa is live", "color": "green", "strategy": strategy}
     plan |= {"release_id": "bbb" if rollout else "aaa", "live_release": "aaa"}
     return {
         "plan": plan,

@@ -31,13 +31,13 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 
 
-def instance(release: str, colour: str, index: str = "0", state: str = "running", health: str = "healthy") -> Instance:
+def instance(release: str, color: str, index: str = "0", state: str = "running", health: str = "healthy") -> Instance:
     return Instance(
         id="0" * 12,
-        name=f"svc-{colour}-{index}-api-1",
-        project=f"svc-{colour}-{index}",
+        name=f"svc-{color}-{index}-api-1",
+        project=f"svc-{color}-{index}",
         release=release,
-        colour=colour,
+        color=color,
         index=index,
         bundle_version="1",
         image_id="sha256:1",
@@ -53,8 +53,8 @@ def record(release: str, previous: str = "", result: str = "ok", action: str = "
     return {"release_id": release, "previous": previous, "result": result, "action": action}
 
 
-def serving(colour: str) -> Gateway:
-    return Gateway(serving=colour, configured=colour)
+def serving(color: str) -> Gateway:
+    return Gateway(serving=color, configured=color)
 
 
 class TestReleaseId:
@@ -75,15 +75,15 @@ class TestReleaseId:
 class TestPlan:
     def test_first_deploy_goes_to_blue(self) -> None:
         plan = make_plan(A, ["0"], [], Gateway(serving="", configured="none"))
-        assert (plan.rollout, plan.first, plan.colour, plan.leftovers) == (True, True, "blue", [])
+        assert (plan.rollout, plan.first, plan.color, plan.leftovers) == (True, True, "blue", [])
 
     def test_the_same_release_live_and_healthy_is_nothing_to_do(self) -> None:
         plan = make_plan(A, ["0"], [instance(A, "green")], serving("green"))
-        assert (plan.rollout, plan.colour, plan.live_release) == (False, "green", A)
+        assert (plan.rollout, plan.color, plan.live_release) == (False, "green", A)
 
-    def test_another_release_goes_to_the_idle_colour(self) -> None:
+    def test_another_release_goes_to_the_idle_color(self) -> None:
         plan = make_plan(B, ["0"], [instance(A, "green")], serving("green"))
-        assert (plan.rollout, plan.first, plan.colour, plan.live_release) == (True, False, "blue", A)
+        assert (plan.rollout, plan.first, plan.color, plan.live_release) == (True, False, "blue", A)
 
     @pytest.mark.parametrize(
         ("state", "health"), [("exited", "none"), ("running", "unhealthy"), ("running", "starting"), ("restarting", "")]
@@ -91,35 +91,35 @@ class TestPlan:
     def test_the_same_release_but_unhealthy_is_rolled_out_again(self, state: str, health: str) -> None:
         plan = make_plan(A, ["0"], [instance(A, "blue", state=state, health=health)], serving("blue"))
         assert plan.rollout
-        assert plan.colour == "green"
+        assert plan.color == "green"
         assert "not healthy" in plan.reason
 
     def test_another_number_of_instances_is_rolled_out(self) -> None:
         plan = make_plan(A, ["0", "1"], [instance(A, "blue")], serving("blue"))
         assert plan.rollout
 
-    def test_what_an_interrupted_run_left_on_the_idle_colour_is_found(self) -> None:
+    def test_what_an_interrupted_run_left_on_the_idle_color_is_found(self) -> None:
         plan = make_plan(A, ["0"], [instance(A, "blue"), instance(B, "green")], serving("blue"))
         assert not plan.rollout
         assert plan.leftovers == ["svc-green-0"]
 
-    def test_a_run_that_died_after_the_switch_is_complete_but_for_the_old_colour(self) -> None:
+    def test_a_run_that_died_after_the_switch_is_complete_but_for_the_old_color(self) -> None:
         plan = make_plan(B, ["0"], [instance(A, "blue"), instance(B, "green")], serving("green"))
         assert (plan.rollout, plan.live_release, plan.leftovers) == (False, B, ["svc-blue-0"])
 
     def test_what_the_running_gateway_does_counts_more_than_what_its_file_says(self) -> None:
         gateway = Gateway(serving="blue", configured="green")
         plan = make_plan(B, ["0"], [instance(A, "blue"), instance(B, "green")], gateway)
-        assert (plan.live_release, plan.colour) == (A, "green")
+        assert (plan.live_release, plan.color) == (A, "green")
 
     def test_a_gateway_that_is_down_will_serve_what_its_file_says(self) -> None:
         plan = make_plan(A, ["0"], [instance(A, "green")], Gateway(serving="", configured="green"))
-        assert (plan.rollout, plan.colour) == (False, "green")
+        assert (plan.rollout, plan.color) == (False, "green")
 
     def test_a_run_that_died_while_it_replaced_the_instance_is_taken_up(self) -> None:
         held = Gateway(serving="hold-blue", configured="hold-blue")
         stopped = make_plan(B, ["0"], [instance(A, "blue", state="exited")], held)
-        assert (stopped.rollout, stopped.first, stopped.live_colour, stopped.colour) == (True, False, "blue", "green")
+        assert (stopped.rollout, stopped.first, stopped.live_color, stopped.color) == (True, False, "blue", "green")
         still_there = make_plan(A, ["0"], [instance(A, "blue")], held)
         assert still_there.rollout
         assert "waiting" in still_there.reason
@@ -132,24 +132,24 @@ class TestLostWord:
     def test_a_good_release_that_runs_is_live_whatever_the_map_says(self, words: tuple[str, str]) -> None:
         gateway = Gateway(*words)
         plan = make_plan(A, ["0"], [instance(A, "blue")], gateway, [A])
-        assert (plan.rollout, plan.live_colour, plan.gateway_word, plan.leftovers) == (False, "blue", "blue", [])
+        assert (plan.rollout, plan.live_color, plan.gateway_word, plan.leftovers) == (False, "blue", "blue", [])
         assert plan.astray
         other = make_plan(B, ["0"], [instance(A, "blue")], gateway, [A])
-        assert (other.first, other.colour, other.live_release, other.leftovers) == (False, "green", A, [])
+        assert (other.first, other.color, other.live_release, other.leftovers) == (False, "green", A, [])
 
     def test_of_two_good_releases_the_newer_one_is_live(self) -> None:
         both = [instance(B, "blue"), instance(A, "green")]
-        assert make_plan(B, ["0"], both, Gateway("", ""), [A, B]).live_colour == "blue"
-        assert make_plan(B, ["0"], both, Gateway("", ""), [B, A]).live_colour == "green"
+        assert make_plan(B, ["0"], both, Gateway("", ""), [A, B]).live_color == "blue"
+        assert make_plan(B, ["0"], both, Gateway("", ""), [B, A]).live_color == "green"
 
     def test_without_records_what_is_healthy_is_live_only_where_the_word_is_lost(self) -> None:
-        assert make_plan(A, ["0"], [instance(A, "green")], Gateway("", "")).live_colour == "green"
+        assert make_plan(A, ["0"], [instance(A, "green")], Gateway("", "")).live_color == "green"
         # A first deploy that died before its switch: nobody has proved this one.
         assert make_plan(A, ["0"], [instance(A, "green")], Gateway("none", "none")).first
 
-    def test_a_colour_whose_containers_are_gone_gives_way_to_a_good_one_that_runs(self) -> None:
+    def test_a_color_whose_containers_are_gone_gives_way_to_a_good_one_that_runs(self) -> None:
         plan = make_plan(B, ["0"], [instance(A, "green")], serving("blue"), [A, B])
-        assert (plan.first, plan.live_colour, plan.colour, plan.gateway_word) == (False, "green", "blue", "green")
+        assert (plan.first, plan.live_color, plan.color, plan.gateway_word) == (False, "green", "blue", "green")
         assert plan.astray == "the gateway sends requests to blue instead of green"
 
     @pytest.mark.parametrize(
@@ -167,13 +167,13 @@ class TestLostWord:
     def test_a_release_on_a_network_that_is_gone_is_started_anew(self) -> None:
         live = instance(A, "blue")
         plan = make_plan(A, ["0"], [live], serving("blue"), [A], [live.name])
-        assert (plan.rollout, plan.colour, plan.first) == (True, "green", False)
+        assert (plan.rollout, plan.color, plan.first) == (True, "green", False)
         assert "network" in plan.reason
 
     def test_requests_that_are_held_stay_held_until_the_run_goes_on(self) -> None:
         held = Gateway(serving="hold-blue", configured="")
         plan = make_plan(B, ["0"], [instance(A, "blue", state="exited")], held, [A])
-        assert (plan.gateway_word, plan.live_colour, plan.first) == ("hold-blue", "blue", False)
+        assert (plan.gateway_word, plan.live_color, plan.first) == ("hold-blue", "blue", False)
 
 
 class TestStrategy:
@@ -349,7 +349,8 @@ class TestRetention:
 
 
 class TestInstance:
-    def test_reads_what_docker_inspect_says(self) -> None:
+    @pytest.mark.parametrize("label", ["inference-service.color", "inference-service.colour"])
+    def test_reads_what_docker_inspect_says(self, label: str) -> None:
         inspected = {
             "Id": "0123456789abcdef",
             "Name": "/svc-blue-1-api-1",
@@ -358,7 +359,7 @@ class TestInstance:
             "Config": {
                 "Labels": {
                     "inference-service.release": A,
-                    "inference-service.colour": "blue",
+                    label: "blue",
                     "inference-service.instance": "1",
                     "inference-service.bundle-version": "7",
                     "com.docker.compose.project": "svc-blue-1",
@@ -368,7 +369,7 @@ class TestInstance:
             "NetworkSettings": {"Networks": {"svc": {"IPAddress": "172.18.0.9"}}},
         }
         found = parse_instance(json.loads(json.dumps(inspected)))
-        assert (found.release, found.colour, found.index, found.bundle_version) == (A, "blue", "1", "7")
+        assert (found.release, found.color, found.index, found.bundle_version) == (A, "blue", "1", "7")
         assert (found.address, found.restarts, found.healthy) == ("172.18.0.9", 3, True)
 
     def test_how_long_a_verdict_takes_is_what_its_health_check_says(self) -> None:

@@ -31,7 +31,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.golden import Golde
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import (
     GatewayError,
     is_drained,
-    live_colour,
+    live_color,
     read_map_file,
     servers_down,
     set_drained,
@@ -340,15 +340,15 @@ def drained_socket(tmp_path: Path) -> Iterator[Path]:
 
 
 class TestGateway:
-    def test_the_live_colour_is_read_from_the_running_map(self, admin_socket: Path) -> None:
-        assert live_colour(admin_socket) == "green"
+    def test_the_live_color_is_read_from_the_running_map(self, admin_socket: Path) -> None:
+        assert live_color(admin_socket) == "green"
 
     def test_a_map_without_the_entry_is_an_error(self, tmp_path: Path) -> None:
         with (
             answering(tmp_path / "admin.sock", {f"show map {MAP_PATH}": "\n"}) as path,
             pytest.raises(GatewayError, match="no entry"),
         ):
-            live_colour(path)
+            live_color(path)
 
     @pytest.mark.parametrize(("answer", "word"), [("0x55d live green\n\n", "green"), ("\n", "none")])
     def test_a_map_that_was_cleared_sends_requests_to_nobody(self, tmp_path: Path, answer: str, word: str) -> None:
@@ -443,7 +443,7 @@ class TestGateway:
         with pytest.raises(GatewayError, match=r"serve again: Unknown command"):
             set_drained(admin_socket, False)
 
-    def test_a_colour_serves_with_one_instance_that_is_up(
+    def test_a_color_serves_with_one_instance_that_is_up(
         self, admin_socket: Path, drained_socket: Path, tmp_path: Path
     ) -> None:
         assert wait_until_serving(drained_socket, seconds=0) == ""
@@ -452,14 +452,14 @@ class TestGateway:
 
     def test_nobody_on_the_socket_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(GatewayError, match=r"admin\.sock"):
-            live_colour(tmp_path / "admin.sock")
+            live_color(tmp_path / "admin.sock")
 
-    @pytest.mark.parametrize(("content", "colour"), [("live blue\n", "blue"), ("", ""), ("other blue\n", "")])
-    def test_the_map_file(self, tmp_path: Path, content: str, colour: str) -> None:
+    @pytest.mark.parametrize(("content", "color"), [("live blue\n", "blue"), ("", ""), ("other blue\n", "")])
+    def test_the_map_file(self, tmp_path: Path, content: str, color: str) -> None:
         path = tmp_path / "live.map"
         assert read_map_file(path) == ""
         path.write_text(content)
-        assert read_map_file(path) == colour
+        assert read_map_file(path) == color
 
 
 class TestWords:
@@ -502,9 +502,9 @@ class TestTable:
             "bundle": bundle,
         }
         facts = {
-            "live": {"release": {"release_id": "bbb"}, "colour": "green"},
+            "live": {"release": {"release_id": "bbb"}, "color": "green"},
             "gateway": {"serving": "green"},
-            "instances": [{"name": "svc-green-0-api-1", "colour": "green", "state": "running", "health": "healthy"}],
+            "instances": [{"name": "svc-green-0-api-1", "color": "green", "state": "running", "health": "healthy"}],
             "records": [
                 {**common, "release_id": "aaa", "image": {"tag": "svc:cpu-1"}},
                 {**common, "release_id": "bbb", "image": {"tag": "svc:cpu-2"}, "action": "rollback"},
@@ -533,15 +533,15 @@ class TestTable:
         assert unread == "Not read: /x/records/0003.json holds no JSON object."
 
     def test_an_empty_host_says_so(self) -> None:
-        facts = {"live": {"release": {}, "colour": "none"}, "gateway": {"serving": ""}, "instances": []}
+        facts = {"live": {"release": {}, "color": "none"}, "gateway": {"serving": ""}, "instances": []}
         facts |= {"records": [], "kept": [], "missing": [], "unreadable": []}
         headline, step, *_ = release_table(facts, "gpu-1")
         assert headline == "gpu-1: nothing is live; the gateway does not say where requests go"
         assert step == "The next deploy starts the release that it is given."
 
     def test_what_is_down_is_not_called_live(self) -> None:
-        instance = {"name": "svc-green-0-api-1", "colour": "green", "state": "exited", "health": "none"}
-        facts = {"live": {"release": {"release_id": "bbb"}, "colour": "green"}, "gateway": {"serving": "green"}}
+        instance = {"name": "svc-green-0-api-1", "color": "green", "state": "exited", "health": "none"}
+        facts = {"live": {"release": {"release_id": "bbb"}, "color": "green"}, "gateway": {"serving": "green"}}
         facts |= {"instances": [instance], "records": [], "kept": [], "missing": [], "unreadable": []}
         headline = release_table(facts, "gpu-1")[0]
         assert headline == "gpu-1: release bbb was live, and is down, on green: svc-green-0-api-1 exited (none)"

@@ -109,9 +109,9 @@ def test_help_needs_nothing(checkout: Checkout, script: str) -> None:
 
 @pytest.mark.parametrize("script", ["bootstrap-base.sh", "docker-build.sh", "docker-run.sh", "docker-stop.sh"])
 def test_an_unknown_option_is_refused(checkout: Checkout, script: str) -> None:
-    done = checkout.run(script, "--colour")
+    done = checkout.run(script, "--color")
     assert done.returncode == 64
-    assert f"--colour is not an option; see scripts/{script} --help" in done.stderr
+    assert f"--color is not an option; see scripts/{script} --help" in done.stderr
 
 
 @pytest.mark.parametrize("script", ["bootstrap-base.sh", "docker-build.sh", "docker-run.sh", "docker-stop.sh"])

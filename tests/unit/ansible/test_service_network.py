@@ -23,11 +23,11 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network imp
 NETWORK = {"Id": "n1", "Name": "svc", "Labels": labels("svc")}
 
 
-def container(endpoint: dict[str, Any] | None, running: bool = True, colour: str = "blue") -> dict[str, Any]:
-    instance = {"inference-service.colour": colour, "inference-service.instance": "0"} if colour else {}
+def container(endpoint: dict[str, Any] | None, running: bool = True, color: str = "blue") -> dict[str, Any]:
+    instance = {"inference-service.color": color, "inference-service.instance": "0"} if color else {}
     return {
         "Id": "c1",
-        "Name": f"/svc-{colour or 'gateway'}",
+        "Name": f"/svc-{color or 'gateway'}",
         "Config": {"Labels": {"inference-service.name": "svc", **instance}},
         "State": {"Running": running},
         "HostConfig": {"NetworkMode": "svc", "RestartPolicy": {"Name": "unless-stopped"}},
@@ -56,17 +56,17 @@ def endpoint(network: str = "n1", address: str = "172.18.0.2", *aliases: str) ->
         # It ends as often as it is started.
         ({**container(endpoint("n1", "", "blue-0")), "State": {"Running": True, "Restarting": True}}, True),
         # The gateway is looked for by nobody.
-        (container(endpoint("n1"), colour=""), True),
-        (container(endpoint("n1", "", "x"), colour=""), False),
+        (container(endpoint("n1"), color=""), True),
+        (container(endpoint("n1", "", "x"), color=""), False),
     ],
 )
 def test_a_container_is_attached_when_the_gateway_can_find_it(item: dict[str, Any], attached: bool) -> None:
     assert is_attached(item, "svc", "n1") is attached
 
 
-def test_an_instance_is_looked_for_by_colour_and_index() -> None:
-    assert alias_of(container(None, colour="green")) == "green-0"
-    assert alias_of(container(None, colour="")) == ""
+def test_an_instance_is_looked_for_by_color_and_index() -> None:
+    assert alias_of(container(None, color="green")) == "green-0"
+    assert alias_of(container(None, color="")) == ""
 
 
 def test_faults_are_named() -> None:
@@ -80,7 +80,7 @@ def test_faults_are_named() -> None:
 
 
 def test_who_would_stay_down_after_a_reboot_is_named() -> None:
-    keeper = container(None, colour="")
+    keeper = container(None, color="")
     keeper["HostConfig"] = {"NetworkMode": "none", "RestartPolicy": {"Name": "no"}}
     assert find_faults("svc", [keeper], NETWORK) == ["svc-gateway would not be started again after a reboot"]
     keeper["Config"]["Labels"]["com.docker.compose.oneoff"] = "True"

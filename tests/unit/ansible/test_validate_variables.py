@@ -118,7 +118,7 @@ def project(tmp_path: Path) -> Project:
 
 def test_right_names_foreign_names_facts_and_other_hosts_pass(project: Project) -> None:
     project.write(
-        "inventory/group_vars/all.yml", "datacentre: ams\nmodel_bundle_version: 2\nredis_service_port: 6379\n"
+        "inventory/group_vars/all.yml", "datacenter: ams\nmodel_bundle_version: 2\nredis_service_port: 6379\n"
     )
     project.accepted("-e", "inference_service_port=1", "-e", '{"__scratch": 1}', "-e", "ansible_user=root")
 
@@ -184,7 +184,7 @@ def test_a_name_that_is_meant_for_us_is_refused(name: str, options: list[str]) -
 
 
 FOREIGN = """
-acme_bundle_name app_name app_version datacentre deploy_key deploy_user docker_daemon_options docker_edition
+acme_bundle_name app_name app_version datacenter deploy_key deploy_user docker_daemon_options docker_edition
 docker_install_compose docker_users env gpu gpus grafana_image_name host_name http_port image labels model my_company_dc
 nginx_state_dir node_exporter_version ntp_server nvidia_driver nvidia_docker_version nvidia_gpu_operator port
 postgresql_service_name prometheus_port redis_service_port region service timezone verify_ssl version

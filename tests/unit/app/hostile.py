@@ -94,7 +94,7 @@ def kinds() -> list[Kind]:
     exif[0x0112], exif[0x010E] = 6, "x" * 500
     jpegs = {
         "JPEG": _saved("JPEG"),
-        "JPEG grey": _saved("JPEG", "L"),
+        "JPEG gray": _saved("JPEG", "L"),
         "JPEG CMYK": _saved("JPEG", "CMYK"),
         "JPEG progressive": _saved("JPEG", progressive=True),
         "JPEG with EXIF": _saved("JPEG", exif=exif),

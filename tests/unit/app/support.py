@@ -94,7 +94,7 @@ def segment(marker: int, data: bytes) -> bytes:
 
 
 def scans(side: int, count: int) -> bytes:
-    """A progressive grey JPEG of three scans, and so many more that change nothing: cheap to send, dear to decode."""
+    """A progressive gray JPEG of three scans, and so many more that change nothing: cheap to send, dear to decode."""
     blocks = ((side + 7) // 8) ** 2
 
     def packed(bits: str) -> bytes:

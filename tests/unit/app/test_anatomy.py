@@ -9,7 +9,7 @@ from app import anatomy
 from app.anatomy import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, UnsoundError
 from tests.unit.app.support import CAT, chunk, picture, scans, segment
 
-# What libjpeg's own script makes of a colour picture, and of a grey one.
+# What libjpeg's own script makes of a color picture, and of a gray one.
 SCANS = {"RGB": 10, "L": 6}
 
 
@@ -29,7 +29,7 @@ def samples(content: bytes) -> int:
         (picture("L", progressive=True), 64 * 48 * SCANS["L"]),
         (scans(64, 10), 64 * 64 * 13),
     ],
-    ids=["grey", "4:4:4", "4:2:0", "cmyk", "progressive grey", "refined"],
+    ids=["gray", "4:4:4", "4:2:0", "cmyk", "progressive gray", "refined"],
 )
 def test_the_samples_of_a_jpeg_are_those_of_every_component_in_every_scan(content: bytes, expected: int) -> None:
     assert samples(content) == expected

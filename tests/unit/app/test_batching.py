@@ -35,10 +35,10 @@ class Model:
         self.entered = threading.Event()
         self.error: Exception | None = None
         nearest = torch.nn.Linear(12, CLASSES)
-        centres = torch.arange(CLASSES).float() / 255
-        # The class whose number is nearest: -(x - c)^2 up to a constant, scaled so that neighbours differ.
-        nearest.weight.data = (2 * centres / 12).unsqueeze(1).repeat(1, 12) * 1e6
-        nearest.bias.data = -(centres**2) * 1e6
+        centers = torch.arange(CLASSES).float() / 255
+        # The class whose number is nearest: -(x - c)^2 up to a constant, scaled so that neighbors differ.
+        nearest.weight.data = (2 * centers / 12).unsqueeze(1).repeat(1, 12) * 1e6
+        nearest.bias.data = -(centers**2) * 1e6
         module = torch.nn.Sequential(torch.nn.Flatten(), nearest)
         module.register_forward_pre_hook(self._wait)
         self.metrics = Metrics(queue_size=64)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from app.bundle.__main__ import main
-from app.bundle.check import Trial, better, check, labelled
+from app.bundle.check import Trial, better, check, labeled
 from app.bundle.look import draw
 from app.bundle.manifest import Input
 from app.errors import BundleError
@@ -18,7 +18,7 @@ HALF = (0.5, 0.5, 0.5)
 INPUT = Input(
     size=(3, 32, 32), mean=HALF, std=HALF, interpolation="bilinear", crop_pct=1.0, crop_mode="center"
 )  # fmt: skip
-LABELS = ("dark", "Light_Grey")
+LABELS = ("dark", "Light_Gray")
 
 
 def brightness(columns: slice, sureness: float, channels: int = 3) -> nn.Module:
@@ -31,8 +31,8 @@ def brightness(columns: slice, sureness: float, channels: int = 3) -> nn.Module:
     return nn.Sequential(nn.Flatten(), seen)
 
 
-def grey(path: Path, level: int, edge: int | None = None) -> None:
-    """A wide picture in one grey, with other edges left and right."""
+def gray(path: Path, level: int, edge: int | None = None) -> None:
+    """A wide picture in one gray, with other edges left and right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (128, 64), (level,) * 3)
     if edge is not None:
@@ -45,8 +45,8 @@ def grey(path: Path, level: int, edge: int | None = None) -> None:
 def shades(tmp_path: Path) -> Path:
     """Pictures a little below and a little above the middle."""
     for number in range(12):
-        grey(tmp_path / "dark" / f"{number}.png", 121 + number % 3)
-        grey(tmp_path / "light grey" / f"{number}.png", 130 + number % 3)
+        gray(tmp_path / "dark" / f"{number}.png", 121 + number % 3)
+        gray(tmp_path / "light gray" / f"{number}.png", 130 + number % 3)
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def test_a_wrong_mean_is_found_and_the_right_one_named(shades: Path) -> None:
 
 def test_two_pictures_prove_nothing(tmp_path: Path) -> None:
     for number in range(2):
-        grey(tmp_path / "light grey" / f"{number}.png", 131 + number)
+        gray(tmp_path / "light gray" / f"{number}.png", 131 + number)
     wrong = INPUT.model_copy(update={"mean": (0.6, 0.6, 0.6)})
     checked = check(brightness(slice(None), 60), wrong, "softmax", LABELS, tmp_path)
     assert "0.0% right as it is; mean 0.485/0.456/0.406 100.0%" in checked.note
@@ -85,8 +85,8 @@ def test_right_pictures_count_by_themselves_where_the_model_is_as_sure_of_its_mi
 
 def test_a_crop_of_what_was_squashed_in_training_is_found(tmp_path: Path) -> None:
     for number in range(12):
-        grey(tmp_path / "dark" / f"{number}.png", 180 + number, edge=40)
-        grey(tmp_path / "light grey" / f"{number}.png", 70 - number, edge=220)
+        gray(tmp_path / "dark" / f"{number}.png", 180 + number, edge=40)
+        gray(tmp_path / "light gray" / f"{number}.png", 70 - number, edge=220)
     model = brightness(slice(0, 3), 5)
     checked = check(model, INPUT, "softmax", LABELS, tmp_path)
     assert "are right with --crop-mode squash, 0.0% as it is" in checked.warning
@@ -103,15 +103,15 @@ def test_a_network_that_sees_gray_is_tried_and_drawn(shades: Path) -> None:
 
 
 def test_pictures_get_their_class_from_a_folder_its_number_or_their_name(tmp_path: Path) -> None:
-    grey(tmp_path / "a" / "val" / "LIGHT-grey" / "x.png", 9)
-    grey(tmp_path / "a" / "train" / "nobody" / "x.png", 9)
-    grey(tmp_path / "b" / "1" / "x.png", 9)
-    grey(tmp_path / "c" / "Light_Grey_12.png", 9)
-    grey(tmp_path / "c" / "dark.png", 9)
-    assert [number for _, number in labelled(tmp_path / "a", LABELS)] == [1]
-    assert [number for _, number in labelled(tmp_path / "b", LABELS)] == [1]
-    assert [(path.name, number) for path, number in labelled(tmp_path / "c", LABELS)] == [
-        ("dark.png", 0), ("Light_Grey_12.png", 1),
+    gray(tmp_path / "a" / "val" / "LIGHT-gray" / "x.png", 9)
+    gray(tmp_path / "a" / "train" / "nobody" / "x.png", 9)
+    gray(tmp_path / "b" / "1" / "x.png", 9)
+    gray(tmp_path / "c" / "Light_Gray_12.png", 9)
+    gray(tmp_path / "c" / "dark.png", 9)
+    assert [number for _, number in labeled(tmp_path / "a", LABELS)] == [1]
+    assert [number for _, number in labeled(tmp_path / "b", LABELS)] == [1]
+    assert [(path.name, number) for path, number in labeled(tmp_path / "c", LABELS)] == [
+        ("dark.png", 0), ("Light_Gray_12.png", 1),
     ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_pictures_of_no_class_are_refused(tmp_path: Path, name: str, code: str, 
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(BundleError, match=said) as caught:
-        labelled(tmp_path, LABELS)
+        labeled(tmp_path, LABELS)
     assert caught.value.code == code
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_picture_is_named(shades: Path) -> None:
 
 
 def test_what_the_model_sees_is_drawn(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grey(tmp_path / "wide.png", 200, edge=0)
+    gray(tmp_path / "wide.png", 200, edge=0)
     seen = tmp_path / "seen.png"
     command = ["show", str(bundle), "--picture", str(tmp_path / "wide.png"), "--output", str(seen)]
     assert main(command) == 0
@@ -159,7 +159,7 @@ def test_what_cannot_be_drawn_is_refused(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], picture: str, output: str, code: str
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"none")
-    grey(tmp_path / "good.png", 200)
+    gray(tmp_path / "good.png", 200)
     command = ["show", str(bundle), "--picture", str(tmp_path / picture), "--output", str(tmp_path / output)]
     assert main(command) == 1
     assert capsys.readouterr().err.startswith(f"error[{code}]: ")

@@ -22,7 +22,7 @@ ADDRESS, NO_SUCH_NAME = 0, 3
 QUERIES = 16
 # Longer than a server that has others beside it may take for a health check.
 SLOW = 2.2
-# Two such checks take a server out, and each colour has one.
+# Two such checks take a server out, and each color has one.
 CHECKS = 4
 
 

@@ -1,4 +1,4 @@
-"""The rest of the catalogue of failures: each finding on a host that shows it, and its absence on one that does not."""
+"""The rest of the catalog of failures: each finding on a host that shows it, and its absence on one that does not."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class TestModuleRefused:
         ("log", "module", "device"),
         [("open_cannot", "open_580", "0x1b06"), ("open_needed", "proprietary_550", "0x2b85")],
     )
-    def test_gpu005_modules_of_the_other_licence(self, host: Host, log: str, module: str, device: str) -> None:
+    def test_gpu005_modules_of_the_other_license(self, host: Host, log: str, module: str, device: str) -> None:
         self.foreign(host, module, device)
         assert of("GPU005", host.driver()) == ["error"]
         host.log(log)
