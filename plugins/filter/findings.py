@@ -138,7 +138,6 @@ class FilterModule:
         return {
             "waive_findings": waive_findings,
             "blocking_findings": blocking_findings,
-            "recorded_findings": recorded_findings,
             "findings_text": findings_text,
             "findings_verdict": findings_verdict,
             "host_report": host_report,

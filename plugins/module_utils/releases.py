@@ -46,6 +46,14 @@ def derived_folder(state_dir: Path, release: dict[str, Any]) -> Path:
     return state_dir / "derived" / f"{bundle[:12]}-{image[:12]}"
 
 
+def bundle_folder(state_dir: Path, release: dict[str, Any]) -> Path:
+    """Return where the release's bundle lies on this host; raise ReleaseError when that is no bundle's place."""
+    names = [str(release.get("bundle", {}).get(key, "")) for key in ("name", "version")]
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names):
+        raise ReleaseError(f"no bundle is called {' '.join(names)!r}")
+    return state_dir.joinpath("bundles", *names)
+
+
 def put_aside(path: Path) -> None:
     """Move what lies where something of ours belongs into a new folder beside it; nothing is thrown away."""
     with contextlib.suppress(OSError):

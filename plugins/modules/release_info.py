@@ -43,6 +43,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime imp
     read_map_file,
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import refusal
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.places import instances_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     COLORS,
     NOBODY,
@@ -50,6 +51,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     Gateway,
     Plan,
     ReleaseError,
+    bundle_folder,
     choose_strategy,
     derived_folder,
     find_astray,
@@ -111,7 +113,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-plan: {description: What to do and why. Only with O(desired) or O(release)., returned: when asked, type: dict}
+plan:
+  description: >-
+    What to do and why. Only with O(desired) or O(release). With C(instances) of the release, the folder of its
+    C(bundle), and the C(servers) that the gateway has to know; C(live) are the instances that serve now, C(retired) the
+    projects that do not when the release does.
+  returned: when asked
+  type: dict
 release: {description: The wanted release as its release.json holds it, returned: when asked, type: dict}
 derived: {description: Where lies what the release's image makes of its bundle, returned: when asked, type: str}
 live: {description: Release and color that get requests, returned: success, type: dict}
@@ -178,7 +186,7 @@ def startable_release(state_dir: Path, identity: str) -> dict[str, Any]:
             "this host. Nothing was changed. Bring the image back (`docker load`, `docker pull`), deploy the model "
             f"{bundle['name']} {bundle['version']} again, or name another release with -e inference_service_release=ID"
         ) from error
-    manifest = state_dir / "bundles" / bundle["name"] / bundle["version"] / "bundle.json"
+    manifest = bundle_folder(state_dir, release) / "bundle.json"
     if not manifest.is_file():
         raise ReleaseError(
             f"release {identity} cannot be started: {manifest} is missing. Nothing was changed. Deploy the model "
@@ -229,17 +237,20 @@ def describe(release: dict[str, Any]) -> str:
 
 def live_release(state_dir: Path, serving: list[Instance]) -> dict[str, Any]:
     """Return release.json of what serves, or nothing when it is not known."""
+    if not serving:
+        return {}
     try:
-        return read_release(state_dir, serving[0].release) if serving else {}
+        release: dict[str, Any] = read_release(state_dir, serving[0].release)
+        bundle_folder(state_dir, release)
+        return release
     except ReleaseError:
         return {"release_id": serving[0].release}
 
 
 def verify(url: str, state_dir: Path, release: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Ask one golden sample through the gateway; return device and prediction, and a problem or ''."""
-    bundle = state_dir / "bundles" / release["bundle"]["name"] / release["bundle"]["version"]
     try:
-        golden = load(bundle)
+        golden = load(bundle_folder(state_dir, release))
     except GoldenError as error:
         return {}, str(error)
     device, problem = check_device(url, release["settings"]["device"], timeout=10)
@@ -265,12 +276,11 @@ def is_underived(state_dir: Path, live: dict[str, Any]) -> bool:
 
 def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[str], kept: list[str]) -> list[str]:
     """Return a sentence for each part around a live release that was lost: network, folder, image, bundle, record."""
-    identity, bundle = live["release_id"], live.get("bundle", {})
+    identity = live["release_id"]
     found: list[str] = find_faults(name, members(name), inspect_network(name))
     if identity not in kept:
         found.append(f"{state_dir / 'releases' / identity} of the live release is missing or damaged")
-    manifest = state_dir / "bundles" / bundle.get("name", "") / bundle.get("version", "") / "bundle.json"
-    if bundle and not manifest.is_file():
+    if live.get("bundle") and not (manifest := bundle_folder(state_dir, live) / "bundle.json").is_file():
         found.append(f"{manifest} of the live release is missing")
     if good[-1:] != [identity]:
         found.append("its record is missing")
@@ -281,6 +291,25 @@ def find_missing(name: str, state_dir: Path, live: dict[str, Any], good: list[st
     if not is_marked(state_dir, name):
         found.append(f"{state_dir / MARKER} does not say that the folder is {name}'s")
     return found
+
+
+def places(
+    name: str, state_dir: Path, release: dict[str, Any], plan: Plan, instances: list[Instance]
+) -> dict[str, Any]:
+    """Return what the steps of a rollout need to find: the release's instances and bundle, and what is there now."""
+    own = instances_of(name, state_dir, plan.color, release["settings"]["instances"])
+    there = {item.project: item for item in instances}
+    return {
+        "instances": own,
+        "bundle": str(bundle_folder(state_dir, release)),
+        "servers": sorted({*(item["index"] for item in own), *plan.live_instances}),
+        "live": [
+            {"project": project, "container": item.name}
+            for project, item in there.items()
+            if item.color == plan.live_color
+        ],
+        "retired": [project for project, item in there.items() if item.color != plan.color],
+    }
 
 
 def examine(
@@ -374,7 +403,8 @@ def main() -> None:
             if unsettled and params["gateway"]:
                 wanted = params["gateway"]
                 refused = refusal(*(wanted[key] for key in ("name", "state_dir", "bind", "port", "settings")))
-            result.update(release=release, plan=asdict(plan), verified=verified, unsettled=unsettled, refused=refused)
+            what = {**asdict(plan), **places(params["name"], state_dir, release, plan, instances)}
+            result.update(release=release, plan=what, verified=verified, unsettled=unsettled, refused=refused)
             result["derived"] = str(derived_folder(state_dir, release))
             if plan.rollout:
                 # Only a dry run reports the plan as the change; a real one reports it where it happens.

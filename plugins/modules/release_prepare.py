@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -22,7 +24,11 @@ options:
   state_dir: {description: The service's state directory, type: path, required: true}
   release_id: {description: Identity of the release, type: str, required: true}
   files: {description: File names and contents of the release's directory, type: dict, required: true}
-  instances: {description: File names and contents of the instances' environment, type: dict, required: true}
+  instances:
+    description: The instances to be started, as C(plan.instances) of M(release_info) has them.
+    type: list
+    elements: dict
+    default: []
 author: [The maintainers]
 """
 
@@ -32,7 +38,7 @@ EXAMPLES = r"""
     state_dir: /var/lib/cat-breeds-api
     release_id: 0123456789ab
     files: {release.json: "{}"}
-    instances: {blue-0.env: "RELEASE_COLOR=blue"}
+    instances: "{{ plan.instances }}"
 """
 
 RETURN = r"""
@@ -66,12 +72,25 @@ def write_release(folder: Path, files: dict[str, str]) -> bool:
     return True
 
 
-def write_instances(folder: Path, instances: dict[str, str]) -> bool:
+def environment(instance: dict[str, Any]) -> str:
+    """Return what Compose fills in for one instance, as an environment file."""
+    values = {
+        "RELEASE_COLOR": instance["color"],
+        # As the Compose files of releases from before 1.0.0 call it, which can be gone back to.
+        "RELEASE_COLOUR": instance["color"],
+        "RELEASE_INSTANCE": instance["index"],
+        "GPU_DRIVER": instance["driver"],
+        "GPU_DEVICE_ID": instance["gpu"],
+    }
+    return "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def write_instances(instances: Iterable[dict[str, Any]]) -> bool:
     """Write the environment files whose content differs; return whether there were any."""
-    folder.mkdir(parents=True, exist_ok=True)
     changed = False
-    for name, content in instances.items():
-        path = folder / name
+    for instance in instances:
+        path, content = Path(instance["env_file"]), environment(instance)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             write_atomically(path, content)
             changed = True
@@ -85,7 +104,7 @@ def main() -> None:
             "state_dir": {"type": "path", "required": True},
             "release_id": {"type": "str", "required": True},
             "files": {"type": "dict", "required": True},
-            "instances": {"type": "dict", "required": True},
+            "instances": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=False,
     )
@@ -93,7 +112,7 @@ def main() -> None:
     folder = state_dir / "releases" / module.params["release_id"]
     try:
         new = write_release(folder, module.params["files"])
-        changed = write_instances(state_dir / "instances", module.params["instances"])
+        changed = write_instances(module.params["instances"])
     except OSError as error:
         module.fail_json(
             msg=f"The release cannot be written: {error}. Free space or fix the permissions there, then run again."

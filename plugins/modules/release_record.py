@@ -16,6 +16,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     IDENTITY,
     ReleaseError,
+    bundle_folder,
     derived_folder,
     is_kept,
     kept_releases,
@@ -59,14 +60,6 @@ def timestamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def bundle_directory(state_dir: Path, release: dict[str, Any]) -> Path:
-    """Return where the release's bundle lies on this host; raise ReleaseError when that is no bundle's place."""
-    names = [str(release.get("bundle", {}).get(key, "")) for key in ("name", "version")]
-    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names):
-        raise ReleaseError(f"no bundle is called {' '.join(names)!r}")
-    return state_dir.joinpath("bundles", *names)
-
-
 def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
     """Remove the releases that are not in keep, and the bundles and images that none of those kept, nor live, uses."""
     releases = {
@@ -76,7 +69,7 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
     }
     described = {name: read_json(path / "release.json") for name, path in releases.items() if is_kept(path)}
     used = [live, *(release for name, release in described.items() if name in keep)]
-    bundles = {bundle_directory(state_dir, release) for release in used}
+    bundles = {bundle_folder(state_dir, release) for release in used}
     images = {release["image"]["id"] for release in used}
     pruned = []
     for name, path in releases.items():
@@ -88,7 +81,7 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
         old = described.get(name)
         if old is None:
             continue
-        bundle = bundle_directory(state_dir, old)
+        bundle = bundle_folder(state_dir, old)
         # A link is somebody's own arrangement, and so is what it leads to.
         if bundle not in bundles and bundle.is_dir() and not bundle.is_symlink():
             shutil.rmtree(bundle)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import ReleaseError, derived_folder
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import ReleaseError, bundle_folder, derived_folder
 from ansible_collections.gpu_hosts.timm.plugins.modules.release_prepare import write_release
-from ansible_collections.gpu_hosts.timm.plugins.modules.release_record import bundle_directory, prune, repository_of
+from ansible_collections.gpu_hosts.timm.plugins.modules.release_record import prune, repository_of
 
 OLD, MIDDLE, LIVE = "0" * 12, "1" * 12, "f" * 12
 # Answers as Docker does: the tags of an image, and what it was told to remove.
@@ -166,4 +166,4 @@ def test_a_new_release_removes_what_a_dead_run_left_and_no_other_hidden_folder(t
 @pytest.mark.parametrize("bundle", [{}, {"name": "..", "version": "1"}, {"name": "a/b", "version": "1"}, {"name": "a"}])
 def test_no_path_outside_the_bundles_is_made_of_a_release(tmp_path: Path, bundle: dict[str, str]) -> None:
     with pytest.raises(ReleaseError, match="no bundle is called"):
-        bundle_directory(tmp_path, {"bundle": bundle})
+        bundle_folder(tmp_path, {"bundle": bundle})

@@ -40,6 +40,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime imp
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import UnreachableError, request
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.instance_end import describe_end, parse_ends
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.places import instances_of
 from ansible_collections.gpu_hosts.timm.plugins.modules import release_prepare
 from ansible_collections.gpu_hosts.timm.plugins.modules.instance_ready import own_words
 from ansible_collections.gpu_hosts.timm.plugins.modules.release_info import read_gateway
@@ -286,9 +287,12 @@ class TestPrepare:
         assert [entry.name for entry in tmp_path.iterdir()] == ["aaaaaaaaaaaa"]
 
     def test_instances_change_only_when_their_content_does(self, tmp_path: Path) -> None:
-        assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=1"}) is True
-        assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=1"}) is False
-        assert release_prepare.write_instances(tmp_path, {"blue-0.env": "A=2"}) is True
+        [first] = instances_of("svc", tmp_path, "blue", [{"index": "0", "gpu": "nvidia.com/gpu=0", "driver": "cdi"}])
+        [moved] = instances_of("svc", tmp_path, "blue", [{"index": "0", "gpu": "nvidia.com/gpu=1", "driver": "cdi"}])
+        assert [release_prepare.write_instances([item]) for item in (first, first, moved)] == [True, False, True]
+        said = (tmp_path / "instances" / "blue-0.env").read_text().splitlines()
+        # Under both names, so that releases from before 1.0.0 can be gone back to.
+        assert {"RELEASE_COLOR=blue", "RELEASE_COLOUR=blue", "GPU_DEVICE_ID=nvidia.com/gpu=1"} <= {*said}
 
 
 class AdminSocket(socketserver.StreamRequestHandler):

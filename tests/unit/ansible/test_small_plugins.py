@@ -9,24 +9,12 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.gpu_hosts.timm.plugins.filter.gpu_instances import FilterModule
 from ansible_collections.gpu_hosts.timm.plugins.lookup.root_dir import LookupModule
 from ansible_collections.gpu_hosts.timm.plugins.module_utils import hold
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.nvidia_smi import parse_report
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import default_of
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.reach import reach
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-REPORT = Path(__file__).parent / "fixtures/nvidia_smi/l4_570.xml"
-
-
-def test_each_chosen_gpu_gets_an_instance() -> None:
-    gpu_instances = FilterModule().filters()["gpu_instances"]
-    gpus = parse_report(REPORT.read_text(encoding="utf-8"))["gpus"]
-    names = [f"nvidia.com/gpu={gpu['index']}" for gpu in gpus]
-    found = gpu_instances("all", gpus, "cdi", names)
-    assert [(one["gpu"], one["driver"]) for one in found] == [(name, "cdi") for name in names]
-    assert [one["gpu"] for one in gpu_instances([0], gpus, "nvidia", [])] == ["0"]
 
 
 def test_the_collection_lies_where_the_checkout_is() -> None:

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from ansible_collections.gpu_hosts.timm.plugins.filter.what_serves import what_serves
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Look
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.what_serves import what_serves
 
 LIVE = dataclasses.asdict(Look(True, "http://127.0.0.1:8000", "127.0.0.1", 8000, "aa", "small", "A"))
 SILENT = dataclasses.asdict(Look(reason="http://127.0.0.1:8000: refused"))

@@ -1,8 +1,8 @@
-"""Filter: what a host serves after something failed, from what it answered."""
+"""What a host serves after something failed, from what it answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -24,11 +24,3 @@ def what_serves(look: Mapping[str, Any], expected: str = "", failed: str = "") -
     if release == failed:
         return f"The new release stays live at {url} because the previous one is no longer running."
     return f"Release {release} ({look['model']} {look['version']}) serves at {url}."
-
-
-class FilterModule:
-    """Makes the filters known to Ansible."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"what_serves": what_serves}
