@@ -1,4 +1,4 @@
-"""Filter for setting up the container engine: merge settings into daemon.json."""
+"""Filters for setting up the container engine: what is to be done, and settings merged into daemon.json."""
 
 from __future__ import annotations
 
@@ -6,6 +6,26 @@ import json
 from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
+
+from ansible_collections.gpu_hosts.timm.plugins.filter.host_seen import engine_complete
+
+CDI: dict[str, Any] = {"features": {"cdi": True}}
+# Settings of an engine that the role installs; an engine that is already there keeps its own.
+FRESH = {"live-restore": True, **CDI}
+
+
+def engine_plan(engine: dict[str, Any], install: bool, cdi: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """Return whether the engine lacks a part, the settings it is to have, and whether there is anything to do."""
+    present = {**engine, "version": engine["version"] or engine["daemon_present"]}
+    absent = not present["version"]
+    settings = FRESH if absent and install else {}
+    settings = _merged(_merged(settings, CDI if cdi else {}), options)
+    incomplete = not engine_complete(present)
+    return {
+        "incomplete": incomplete,
+        "options": settings,
+        "change": bool(incomplete or not engine["version"] or settings),
+    }
 
 
 def merge_daemon_options(current: str, options: dict[str, Any]) -> str:
@@ -42,4 +62,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filter."""
-        return {"merge_daemon_options": merge_daemon_options}
+        return {"engine_plan": engine_plan, "merge_daemon_options": merge_daemon_options}

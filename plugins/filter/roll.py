@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,11 +36,12 @@ def roll_batch(hosts: Sequence[str], host: str, canary: int | str, batch: int | 
     return {"hosts": order[number], "before": order[number - 1] if number else []}
 
 
-def failure_words(failed: Mapping[str, Any]) -> str:
-    """Return what a failed task said, of all its items where it has some."""
+def failure_words(failed: Mapping[str, Any], before: str = "") -> str:
+    """Return what a failed task said, of all its items where it has some, after what went wrong before it."""
     items = [item for item in failed.get("results") or [] if item.get("failed")]
     said = [str(item.get("msg") or "").strip().removeprefix("Task failed: ") for item in items or [failed]]
-    return "\n".join(dict.fromkeys(words for words in said if words)) or "no reason was given"
+    words = "\n".join(dict.fromkeys(words for words in said if words)) or "no reason was given"
+    return "\n".join(part for part in (before, words) if part)
 
 
 def connection_words(message: str) -> str:
@@ -49,14 +51,21 @@ def connection_words(message: str) -> str:
     return words.rstrip(".") or "the connection says nothing"
 
 
-def serving_lines(look: Mapping[str, Any], color: str, prediction: Mapping[str, Any], seconds: float) -> list[str]:
-    """Return what a host serves after a run: its answer, and the golden sample that was asked through the gateway."""
+def serving_lines(
+    look: Mapping[str, Any], facts: Mapping[str, Any], verified: Mapping[str, Any], began: float
+) -> list[str]:
+    """Return what a host serves after a run: its answer, and the golden sample that was asked through the gateway.
+
+    look is the answer of release_answers, facts that of release_info, verified that of release_accept where a rollout
+    asked it; began is when the run did, in seconds since the epoch.
+    """
+    prediction = (facts.get("verified") or verified).get("prediction")
     where = look["usable"] or f"{look['url']} (on the host alone: set inference_service_bind to let others in)"
     lines = [
         ("URL", where),
         ("Device", look["device"]),
         ("Model", f"{look['model']} {look['version']}"),
-        ("Release", f"{look['release']} ({color})"),
+        ("Release", f"{look['release']} ({facts['plan']['color']})"),
     ]
     if prediction:
         lines.append(
@@ -67,7 +76,7 @@ def serving_lines(look: Mapping[str, Any], color: str, prediction: Mapping[str, 
                 ),
             )
         )
-    lines.append(("Took", f"{seconds:.1f} s"))
+    lines.append(("Took", f"{time.time() - float(began):.1f} s"))
     return [f"{name + ':':<11} {value}" for name, value in lines]
 
 

@@ -256,6 +256,18 @@ def test_a_fact_has_one_place(fact: str) -> None:
     assert places == FACTS[fact]
 
 
+def filters_in_a_row(text: str) -> list[str]:
+    """Return the templates of a file that hold more than three filters: logic that belongs into one with a test."""
+    found = re.findall(r"(?s)\{\{.*?\}\}", text)
+    return [template for template in found if re.sub(r"'[^']*'|\"[^\"]*\"", "", template).count("|") > 3]
+
+
+def test_logic_over_data_is_no_template() -> None:
+    files = [path for folder in ("roles", "playbooks", "molecule") for path in (REPOSITORY / folder).glob("**/*.yml")]
+    long = {str(path.relative_to(REPOSITORY)): filters_in_a_row(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: templates for name, templates in long.items() if templates} == {}
+
+
 def test_every_entry_point_that_is_called_has_a_specification() -> None:
     files = [path for folder in ("roles", "playbooks") for path in (REPOSITORY / folder).glob("**/*.yml")]
     call = re.compile(rf"name: {COLLECTION}\.(\w+)\n\s+tasks_from: (\w+)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -144,6 +145,7 @@ def test_the_reason_of_a_failure_is_what_the_task_said() -> None:
     assert failure_words({"msg": "One or more items failed", "results": items}) == "two"
     assert failure_words({"msg": "Task failed: no space"}) == "no space"
     assert failure_words({}) == "no reason was given"
+    assert failure_words({"msg": "b"}, "a") == "a\nb"
 
 
 def test_a_connection_speaks_for_itself() -> None:
@@ -167,7 +169,12 @@ def test_a_load_balancer_reaches_a_host_where_its_variables_say() -> None:
 
 def test_what_serves_is_said_with_an_address_that_others_can_use() -> None:
     prediction = {"sample": "cat.jpg", "class_name": "Abyssinian", "confidence": 0.9312}
-    assert serving_lines(answer(OLD), "blue", prediction, 12.34) == [
+    facts = {"plan": {"color": "blue"}}
+    lines = serving_lines(answer(OLD), {**facts, "verified": {}}, {"prediction": prediction}, time.time() - 12.34)
+    assert lines == serving_lines(
+        answer(OLD), {**facts, "verified": {"prediction": prediction}}, {}, time.time() - 12.34
+    )
+    assert lines == [
         f"URL:        {URL}",
         "Device:     cuda",
         "Model:      cats 1",
@@ -176,7 +183,7 @@ def test_what_serves_is_said_with_an_address_that_others_can_use() -> None:
         "Took:       12.3 s",
     ]
     hidden = {**answer(OLD), "url": "http://127.0.0.1:8000", "usable": ""}
-    assert serving_lines(hidden, "blue", {}, 1)[0].endswith(
+    assert serving_lines(hidden, facts, {}, 1)[0].endswith(
         "http://127.0.0.1:8000 (on the host alone: set inference_service_bind to let others in)"
     )
 

@@ -12,7 +12,7 @@ from ansible_collections.gpu_hosts.timm.plugins.filter.apt_sources import (
     apt_source_for_suite,
     apt_source_with_components,
 )
-from ansible_collections.gpu_hosts.timm.plugins.filter.engine_setup import merge_daemon_options
+from ansible_collections.gpu_hosts.timm.plugins.filter.engine_setup import engine_plan, merge_daemon_options
 from ansible_collections.gpu_hosts.timm.plugins.filter.findings import (
     blocking_findings,
     findings_text,
@@ -22,6 +22,8 @@ from ansible_collections.gpu_hosts.timm.plugins.filter.findings import (
     recorded_findings,
     waive_findings,
 )
+from ansible_collections.gpu_hosts.timm.plugins.filter.host_seen import access_mode, reboot_helps, toolkit_known
+from ansible_collections.gpu_hosts.timm.plugins.filter.image_build import build_command, last_words
 
 ERROR = {"id": "GPU006", "severity": "error", "summary": "It broke.", "evidence": "version 1", "remedy": "Reboot."}
 WARNING = {"id": "GPU009", "severity": "warning", "summary": "Old.", "evidence": "version 2", "remedy": "Upgrade."}
@@ -209,3 +211,102 @@ class TestAptComponents:
     def test_no_source_at_all_is_refused(self) -> None:
         with pytest.raises(AnsibleFilterError, match="No enabled package source for bookworm"):
             apt_source_with_components(["deb http://vendor.example stable main"], "bookworm", self.WANTED)
+
+
+COMPLETE = {
+    "version": "26.1.5",
+    "daemon_present": True,
+    "cli_present": True,
+    "compose_version": "2",
+    "buildx_version": "1",
+}
+STOPPED = {**COMPLETE, "version": ""}
+BARE = {"version": "", "daemon_present": False, "cli_present": False, "compose_version": "", "buildx_version": ""}
+WITH_CDI = {"features": {"cdi": True}}
+
+
+class TestEnginePlan:
+    @pytest.mark.parametrize(
+        ("engine", "install", "cdi", "options", "plan"),
+        [
+            (COMPLETE, True, False, {}, (False, {}, False)),
+            (COMPLETE, True, True, {}, (False, WITH_CDI, True)),
+            # It is there, and has to be started.
+            (STOPPED, True, False, {}, (False, {}, True)),
+            ({**COMPLETE, "compose_version": ""}, True, False, {}, (True, {}, True)),
+            # Only an engine that the role installs gets its settings.
+            (BARE, True, False, {}, (True, {"live-restore": True, **WITH_CDI}, True)),
+            (BARE, False, False, {}, (True, {}, True)),
+            (
+                BARE,
+                True,
+                False,
+                {"live-restore": False, "features": {"x": True}},
+                (True, {"live-restore": False, "features": {"cdi": True, "x": True}}, True),
+            ),
+        ],
+    )
+    def test_what_is_to_be_done(
+        self, engine: dict[str, Any], install: bool, cdi: bool, options: dict[str, Any], plan: tuple[Any, ...]
+    ) -> None:
+        found = engine_plan(engine, install, cdi, options)
+        assert (found["incomplete"], found["options"], found["change"]) == plan
+
+
+class TestSeen:
+    def test_the_toolkit_is_known_until_something_becomes_of_the_engine(self) -> None:
+        seen = {"by_topic": {"toolkit": []}, "facts": {"engine": COMPLETE}}
+        assert toolkit_known(seen, {**COMPLETE, "findings": ["f"]})
+        assert not toolkit_known(seen, {**COMPLETE, "version": "27", "findings": []})
+        assert not toolkit_known(seen, {})
+        assert not toolkit_known({}, {**COMPLETE, "findings": []})
+        assert not toolkit_known({**seen, "by_topic": {"driver": []}}, {**COMPLETE, "findings": []})
+
+    @pytest.mark.parametrize(
+        ("modes", "asked", "mode"),
+        [
+            (["cdi", "nvidia"], "auto", "cdi"),
+            ([], "auto", "none"),
+            (["nvidia"], "nvidia", "nvidia"),
+            (["nvidia"], "cdi", "none"),
+        ],
+    )
+    def test_how_containers_get_the_gpu(self, modes: list[str], asked: str, mode: str) -> None:
+        assert access_mode(modes, asked) == mode
+
+    @pytest.mark.parametrize(
+        ("finding", "disk", "connection", "helps"),
+        [
+            ("GPU003", "550.2", "ssh", True),
+            ("GPU003", "550.1", "ssh", False),
+            ("GPU003", "", "ssh", False),
+            ("GPU009", "550.2", "ssh", False),
+            ("GPU003", "550.2", "local", False),
+        ],
+    )
+    def test_a_reboot_helps_where_another_module_waits_on_disk(
+        self, finding: str, disk: str, connection: str, helps: bool
+    ) -> None:
+        driver = {"disk_version": disk, "loaded_version": "550.1"}
+        assert reboot_helps({"findings": [{"id": finding}], "facts": {"driver": driver}}, connection) == helps
+
+
+class TestImageBuild:
+    def test_arguments_and_the_secrets_that_there_are_become_options(self) -> None:
+        command = build_command("cpu", "a:1", {"FLAVOR": "cpu", "VERSION": "1"}, {"ca": "/etc/ca.crt", "pipconf": ""})
+        assert command[:3] == ["docker", "buildx", "build"]
+        assert command[-11:] == [
+            *("--target", "cpu", "--tag", "a:1", "--build-arg", "FLAVOR=cpu", "--build-arg", "VERSION=1"),
+            *("--secret", "id=ca,src=/etc/ca.crt", "."),
+        ]
+
+    @pytest.mark.parametrize(
+        ("failed", "words"),
+        [
+            ({"stderr_lines": ["a", "error: no mmdebstrap"], "msg": "non-zero"}, "no mmdebstrap"),
+            ({"stderr_lines": [], "msg": "no such file"}, "no such file"),
+            ({}, "no reason given"),
+        ],
+    )
+    def test_the_last_words_of_a_command(self, failed: dict[str, Any], words: str) -> None:
+        assert last_words(failed) == words
