@@ -1,4 +1,4 @@
-"""Each role describes its interface in three places that must name the same variables; its files must hold together."""
+"""Each role describes its interface in defaults and argument spec, which must agree; its files must hold together."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ def options(role: str) -> dict[str, Any]:
     return dict(load(role, "meta/argument_specs.yml")["argument_specs"]["main"].get("options") or {})
 
 
-def readme_variables(role: str) -> set[str]:
-    text = (ROLES / role / "README.md").read_text(encoding="utf-8")
-    return set(re.findall(rf"^\| `({role}_\w+)` \|", text, re.MULTILINE))
-
-
 def task_files(role: str) -> list[Path]:
     return sorted((ROLES / role / "tasks").glob("*.yml"))
 
@@ -41,10 +36,6 @@ def test_defaults_are_the_options_of_the_argument_specs(role: str) -> None:
     required = {name for name, option in options(role).items() if option.get("required")}
     assert set(defaults(role)) == set(options(role)) - required
     assert not required & set(defaults(role))
-
-
-def test_readme_table_names_the_same_variables(role: str) -> None:
-    assert readme_variables(role) == set(options(role))
 
 
 def test_variables_carry_the_name_of_the_role(role: str) -> None:
