@@ -198,6 +198,34 @@ def test_both_rows_wait_for_the_engine_and_one_that_fails_ends_both(
     assert lines[lines.index("=== Three [three]") + 1] == "    not run"
 
 
+@pytest.mark.parametrize(("floor", "code"), [(50, 0), (100, 1)])
+def test_a_stage_fails_whose_tests_reach_less_than_its_floor(
+    runner: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    floor: int,
+    code: int,
+) -> None:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setitem(runner.FLOORS, "plugins", floor)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins/half.py").write_text("def one():\n    return 1\ndef two():\n    return 2\n")
+    test = tmp_path / "test_half.py"
+    test.write_text("from plugins import half\ndef test_one(): assert half.one() == 1\n")
+    options = (*runner.coverage_options("plugins", str(tmp_path / ".reports")), "--rootdir", str(tmp_path), str(test))
+    stage = runner.Stage("unit", "Unit", runner.pytest_command("unit", *options), covers="plugins")
+    ended, lines = outcome(runner, monkeypatch, capsys, [stage])
+    assert ended == code
+    assert any(line.endswith(f"; 75.0 % of plugins/ covered, {floor} % is the least") for line in lines)
+    assert ("Required test coverage of 100% not reached" in "\n".join(lines)) == bool(code)
+
+
+def test_tests_of_which_some_were_chosen_have_no_floor(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-m trial")
+    assert runner.coverage_options("plugins", "/reports") == ()
+
+
 def make_scenarios(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).mkdir(parents=True)
