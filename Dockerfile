@@ -99,7 +99,7 @@ STOPSIGNAL SIGUSR1
 CMD ["haproxy", "-W", "-db", "-f", "/etc/haproxy/conf/haproxy.cfg"]
 ARG VERSION=0.0.0
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="cat-breeds-gateway" \
+LABEL org.opencontainers.image.title="timm-classifier-gateway" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="GPL-2.0-or-later"
@@ -150,7 +150,7 @@ ARG TORCH_SOURCE=wheel
 ARG VERSION=0.0.0
 ARG REVISION=unknown
 ARG SOURCE_DIGEST=unknown
-LABEL org.opencontainers.image.title="cat-breeds-api" \
+LABEL org.opencontainers.image.title="timm-classifier" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0" \

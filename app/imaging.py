@@ -26,7 +26,7 @@ from app.resizing import Resize, by_pillow, by_vectors
 # A scaled JPEG keeps at least this many times the pixels of each side that the resize then averages: with two, one best
 # class in forty changed, with three one in three hundred.
 FAST_MARGIN = 3
-# The sizes that libjpeg-turbo has vectorised code for, the smallest first.
+# The sizes that libjpeg-turbo has vectorized code for, the smallest first.
 JPEG_DIVISORS = (8, 4, 2)
 
 # Pillow's name for a JPEG of so many components.
@@ -185,7 +185,7 @@ def _open(known: Picture) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Decode the first frame to RGB; alpha is dropped, as timm does, and 16-bit grey is scaled instead of clipped."""
+    """Decode the first frame to RGB; alpha is dropped, as timm does, and 16-bit gray is scaled instead of clipped."""
     try:
         image.load()
         if image.mode.startswith("I"):

@@ -282,7 +282,7 @@ def _json(text: str, origin: str) -> tuple[list[_Entry], str]:
     except json.JSONDecodeError as error:
         raise _invalid(
             origin,
-            f"it begins like JSON, and line {error.lineno} is none ({error.msg}); mend it, or write a name a line",
+            f"it begins like JSON, and line {error.lineno} is none ({error.msg}); correct it, or write a name a line",
         ) from None
     except (ValueError, RecursionError):
         raise _invalid(origin, "its JSON is too deep or its numbers too long; a list of names is enough") from None

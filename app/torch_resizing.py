@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as vectorised
+from torchvision.transforms.v2 import functional as vectorized
 
 from app.bundle.manifest import Interpolation
 from app.engine import Pixels
@@ -30,5 +30,5 @@ def by_torch(interpolation: Interpolation) -> Resize:
 
 def _by_torch(mode: InterpolationMode, picture: Picture, sides: tuple[int, int], window: Window) -> Pixels:
     pixels = torch.from_numpy(np.array(picture, copy=not isinstance(picture, np.ndarray))).permute(2, 0, 1)
-    resized = vectorised.resize(pixels, [sides[1], sides[0]], mode, antialias=True).permute(1, 2, 0).numpy()
+    resized = vectorized.resize(pixels, [sides[1], sides[0]], mode, antialias=True).permute(1, 2, 0).numpy()
     return resized[window.slices]

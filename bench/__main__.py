@@ -36,7 +36,7 @@ def _cells(words: str) -> list[tuple[str, int]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
-    parser.add_argument("--image", default="cat-breeds-api:cpu", help="image of the service (default: %(default)s)")
+    parser.add_argument("--image", default="timm-classifier:cpu", help="image of the service (default: %(default)s)")
     parser.add_argument("--model", default="mobilenetv3_small_050", help="timm architecture (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -24,7 +24,7 @@ HELP
 done
 
 if ! docker info > /dev/null 2>&1; then
-    echo "error: the Docker engine does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
+    echo "error: Docker does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
     exit 1
 fi
 if docker run --rm --network none "$name" python3 -c 'import ensurepip, ssl, venv' > /dev/null 2>&1; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the images cat-breeds-api:FLAVOR and cat-breeds-gateway.
+# Build the images timm-classifier:FLAVOR and timm-classifier-gateway.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ while [[ $# -gt 0 ]]; do
             cat << HELP
 Usage: scripts/docker-build.sh [--flavor cpu|cu124|cu130] [--builder-base IMAGE --runtime-base IMAGE]
                                [--torch-source wheel|distribution] [--dry-run]
-Builds cat-breeds-api:FLAVOR and cat-breeds-gateway:latest. Both bases are $registry_base where a
+Builds timm-classifier:FLAVOR and timm-classifier-gateway:latest. Both bases are $registry_base where a
 registry answers; else $bootstrapped_base is made from Debian packages (scripts/bootstrap-base.sh).
 From the environment: http_proxy https_proxy no_proxy; CA_BUNDLE (default: this machine's CA certificates);
 PIP_CONFIG_FILE (a private index); PIP_NO_INDEX=1 (only wheelhouse/); TORCH_INDEX_URL (CPU wheels of torch).
@@ -34,7 +34,7 @@ if [[ ! -f requirements/$flavor.lock ]]; then
     exit 64
 fi
 if ! docker info > /dev/null 2>&1; then
-    echo "error: the Docker engine does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
+    echo "error: Docker does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
     exit 1
 fi
 if ! docker buildx version > /dev/null 2>&1; then
@@ -70,5 +70,5 @@ for bundle in "${CA_BUNDLE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/c
 done
 [[ ! -s ${PIP_CONFIG_FILE:-} ]] || arguments+=(--secret "id=pipconf,src=$PIP_CONFIG_FILE")
 
-"${run[@]}" docker buildx build --load --target gateway --tag cat-breeds-gateway:latest "${arguments[@]}" .
-"${run[@]}" docker buildx build --load --target runtime --tag "cat-breeds-api:$flavor" "${arguments[@]}" .
+"${run[@]}" docker buildx build --load --target gateway --tag timm-classifier-gateway:latest "${arguments[@]}" .
+"${run[@]}" docker buildx build --load --target runtime --tag "timm-classifier:$flavor" "${arguments[@]}" .

@@ -10,7 +10,7 @@ for argument in "$@"; do
             cat << 'HELP'
 Usage: scripts/docker-run.sh [--cpu | --gpu] [--dry-run]
 Starts the service, or applies what changed, waits until it is ready and prints its address.
-Takes a GPU when the engine can hand one to a container, unless --cpu; --gpu insists on one.
+Takes a GPU when Docker can hand one to a container, unless --cpu; --gpu insists on one.
 Settings come from the environment, then from .env (see .env.example). Stop it with scripts/docker-stop.sh.
 HELP
             exit 0
@@ -21,7 +21,7 @@ HELP
     esac
 done
 if ! docker info > /dev/null 2>&1; then
-    echo "error: the Docker engine does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
+    echo "error: Docker does not answer; start it, or join its group: sudo usermod -aG docker $(id -un)" >&2
     exit 1
 fi
 if ! docker compose version > /dev/null 2>&1; then
@@ -36,7 +36,7 @@ setting() {
     echo "${value:-$2}"
 }
 
-# CDI first: it needs no runtime of its own and survives a reload of the engine.
+# CDI first: it needs no runtime of its own and survives a reload of Docker.
 gpu=''
 if [[ $device != cpu ]]; then
     if [[ $(docker info --format '{{json .CDISpecDirs}}' 2> /dev/null) == *cdi* ]] &&
@@ -45,7 +45,7 @@ if [[ $device != cpu ]]; then
     elif docker info --format '{{json .Runtimes}}' | grep -q '"nvidia"' && nvidia-smi --list-gpus > /dev/null 2>&1; then
         gpu=nvidia
     elif [[ $device == gpu ]]; then
-        echo "error: the engine can hand no GPU to a container; find out why with: make verify" >&2
+        echo "error: Docker can hand no GPU to a container; find out why with: make verify" >&2
         exit 1
     fi
 fi
@@ -60,7 +60,7 @@ if [[ -n $gpu ]]; then
     export GPU_DRIVER GPU_DEVICE_ID
 fi
 
-SERVICE_IMAGE=$(setting SERVICE_IMAGE "cat-breeds-api:$flavor")
+SERVICE_IMAGE=$(setting SERVICE_IMAGE "timm-classifier:$flavor")
 if ! docker image inspect "$SERVICE_IMAGE" > /dev/null 2>&1; then
     echo "error: the image $SERVICE_IMAGE is not here; build it with: scripts/docker-build.sh --flavor $flavor" >&2
     exit 1
@@ -70,7 +70,7 @@ if ! grep -qsE '^API_(BUNDLE|CHECKPOINT)_PATH=.' "$env_file"; then
     echo "error: $env_file names no model (API_BUNDLE_PATH); start with: cp .env.example .env" >&2
     exit 1
 fi
-# The engine refuses a limit above the number of cores it has.
+# Docker refuses a limit above the number of cores it has.
 cores=$(docker info --format '{{.NCPU}}')
 SERVICE_CPUS=$(awk -v wanted="$(setting SERVICE_CPUS 4)" -v have="$cores" 'BEGIN { print wanted < have ? wanted : have }')
 export SERVICE_IMAGE SERVICE_CPUS

@@ -12,6 +12,7 @@ from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.description import 
     choose_instances,
     compose_files,
     describe,
+    device_of,
 )
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 
@@ -31,7 +32,12 @@ SPEC = {
     "gpus": {"type": "raw", "required": True},
     "reports": {"type": "dict", "required": True},
     "source_dir": {"type": "path", "required": True},
-    "managed": {"type": "str", "required": True},
+    "derived": {"type": "str", "required": True},
+    "managed": {
+        "type": "dict",
+        "required": True,
+        "options": {device: {"type": "str", "required": True} for device in ("cpu", "cuda")},
+    },
 }
 
 
@@ -48,10 +54,10 @@ class ActionModule(RequestBase):
             check_settings(options["env"])
             chosen = choose_instances(options["gpus"], host, options["image"]["flavor"], self._task.check_mode)
             source = Path(self._loader.path_dwim(options["source_dir"]))
-            files = compose_files(source, options["managed"], on_gpus=bool(chosen))
+            managed = options["managed"][device_of(chosen, options["image"]["flavor"])]
+            files = compose_files(source, managed, on_gpus=bool(chosen))
         except (DescriptionError, OSError) as error:
             return {**result, "failed": True, "msg": str(error)}
-        wanted = [options[name] for name in ("image", "bundle", "limits", "env")]
-        release = describe(host, *wanted, chosen, files)
+        release = describe(host, options, chosen, files)
         servers = sorted(item["index"] for item in release["settings"]["instances"])
         return {**result, "release": release, "files": files, "servers": servers}

@@ -216,7 +216,7 @@ def take(swap: Swap, me: dict[str, Any], break_it: bool, patience: int, waiting:
                 swap(mine, "", 0)
                 raise LockError(
                     f"The host is still being worked on: waited {waited} s for {describe_work(said)}. "
-                    "Nothing was changed. Let it end, or end it there, then run again; "
+                    "Nothing was changed. Wait until it ends, or stop it there, then run again; "
                     "inference_service_lock_timeout says how long to wait."
                 )
             waiting(describe_work(said))

@@ -154,7 +154,7 @@ class ActionModule(HostScript):
         return result
 
     def _built(self, image: str, command: list[str], source_dir: str) -> bool:
-        """Build an image that is not there; hosts that share this machine's engine take turns."""
+        """Build an image that is not there; hosts that share this machine's Docker take turns."""
         with alone(of_this_run("build.lock")) if self._local else contextlib.nullcontext():
             if self._images([image]):
                 return False
@@ -208,8 +208,8 @@ class ActionModule(HostScript):
         size, room = archive.stat().st_size, self._number(ROOM, path)
         if room < size:
             raise AnsibleActionFail(
-                f"{self._host} has {room / 1e6:.0f} MB free in {Path(path).parents[1]}, and the image needs "
-                f"{size / 1e6:.0f} MB there on its way. Nothing was changed. Free space there, or set "
+                f"{self._host} has only {room / 1e6:.0f} MB free in {Path(path).parents[1]}, where the image takes "
+                f"{size / 1e6:.0f} MB until it is loaded. Nothing was changed. Free space there, or set "
                 "ansible_remote_tmp to a folder with more."
             )
         with self._progress("copy the image", LOOK_AT_SIZE, path, total=size, unit="B"):
@@ -221,8 +221,8 @@ class ActionModule(HostScript):
         if wrong := self._differing(images):
             self._do(REMOVE, *wrong)
             raise AnsibleActionFail(
-                f"What {self._host} loaded is not what was saved ({', '.join(wrong)}), so it was removed again. "
-                "Run again; if it stays so, look at the host's disk (`dmesg`)."
+                f"The image on {self._host} differs from the one that was saved ({', '.join(wrong)}), so it was "
+                "removed. Run again; if it happens again, check the host's disk (`dmesg`)."
             )
         return True
 

@@ -40,8 +40,9 @@ def mixed_inventories(sources: Iterable[str], checkout: Path, hosts: Sequence[st
     if len(hosts) < 2 or not any(path == demo or demo in path.parents or path in demo.parents for path in paths):
         return ""
     return (
-        f"{demo} is for this machine and has the demo model, and it was given together with other hosts: its variables "
-        f"would hold for {', '.join(sorted(set(hosts) - {'localhost'})[:3])} too. Give the one inventory of a fleet."
+        f"{demo}, which is for this machine, was given together with other hosts: its variables, the demo model among "
+        f"them, would apply to {', '.join(sorted(set(hosts) - {'localhost'})[:3])} too. "
+        "Give only the inventory of your fleet."
     )
 
 
@@ -122,7 +123,7 @@ class ActionModule(RequestBase):
         try:
             answer = Display().prompt_until(f"This removes {what} ({where}).\nType yes to go on: ")
         except AnsiblePromptNoninteractive:
-            return f"This would remove {what} ({where}). If that is wanted, run it again with -i and that inventory."
+            return f"This would remove {what} ({where}). To do that, run it again with -i and that inventory."
         except AnsiblePromptInterrupt:
             answer = b""
         return "" if answer.strip().lower() == b"yes" else "This was not confirmed with yes."

@@ -35,7 +35,7 @@ def answer_seconds(services: Iterable[Mapping[str, Any]]) -> int:
 
 
 def grace_seconds(settings: Mapping[str, Any]) -> int:
-    """Return how long an instance may take to stop before the engine kills it: above its own drain."""
+    """Return how long an instance may take to stop before Docker kills it: above its own drain."""
     return seconds(settings, "API_DRAIN_SECONDS") + GRACE_SPARE
 
 

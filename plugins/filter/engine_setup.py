@@ -1,4 +1,4 @@
-"""Filters for setting up the container engine: what is to be done, and settings merged into daemon.json."""
+"""Filters for setting up Docker: what is to be done, and settings merged into daemon.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRESH = {"live-restore": True, **CDI}
 
 
 def engine_plan(engine: dict[str, Any], install: bool, cdi: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Return whether the engine lacks a part, the settings it is to have, and whether there is anything to do."""
+    """Return whether Docker lacks a part, the settings it is to have, and whether there is anything to do."""
     present = {**engine, "version": engine["version"] or engine["daemon_present"]}
     absent = not present["version"]
     settings = FRESH if absent and install else {}
@@ -33,7 +33,7 @@ def merge_daemon_options(current: str, options: dict[str, Any]) -> str:
 
     The text comes back untouched when it already says what is asked.
     """
-    # The engine takes a byte order mark for what it is, and so do we.
+    # Docker takes a byte order mark for what it is, and so do we.
     plain = current.removeprefix("\ufeff")
     try:
         settings = json.loads(plain) if plain.strip() else {}

@@ -86,7 +86,7 @@ def host_report(report: dict[str, Any], host: str) -> str:
         tail.append(findings_text(findings))
         tail += _first_step(findings)
     elif report["verdict"] == "unreachable":
-        tail.append("Nothing was found out, as the host could not be reached.")
+        tail.append("The host could not be reached, so nothing is known about it.")
     elif not tail:
         tail.append("No findings.")
     return "\n".join([host, "-" * len(host), *table, "", *tail])

@@ -17,7 +17,7 @@ def engine_complete(engine: Mapping[str, Any]) -> bool:
 
 
 def toolkit_known(seen: Mapping[str, Any], engine_report: Mapping[str, Any]) -> bool:
-    """Return whether what role nvidia_driver saw of the toolkit still holds: nothing became of the engine since."""
+    """Return whether what role nvidia_driver saw of the toolkit still holds: nothing became of Docker since."""
     if "toolkit" not in seen.get("by_topic", {}) or not engine_report:
         return False
     return {**seen["facts"]["engine"], "findings": engine_report["findings"]} == engine_report

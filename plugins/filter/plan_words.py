@@ -42,7 +42,7 @@ def plan_words(facts: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
     model = change(facts["live"]["release"].get("bundle", {}), facts["release"].get("bundle", {}))
     words = f"Rolling out release {plan['release_id']} ({model}) on {plan['color']}: {plan['reason']}"
     if plan["strategy"] == "recreate":
-        words += "; it replaces what serves, and requests wait meanwhile"
+        words += "; the running release is replaced while requests wait"
     if plan["live_release"] != plan["release_id"]:
         words += undone(facts, overrides)
     return f"{words}."

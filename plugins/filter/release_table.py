@@ -31,7 +31,7 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     instances = [item for item in facts["instances"] if item["color"] == color]
     states = ", ".join(f"{item['name']} {item['state']} ({item['health']})" for item in instances)
     up = any(item["state"] == "running" for item in instances)
-    headline = f"{host}: release {live} {'is live' if up else 'was live, and is down,'} on {color}: {states}"
+    headline = f"{host}: release {live} {'is live' if up else 'is down'} on {color}: {states}"
     if not live:
         headline = f"{host}: nothing is live"
     if not facts["gateway"]["serving"]:
@@ -42,9 +42,9 @@ def release_table(facts: dict[str, Any], host: str) -> list[str]:
     ]
     widths = [max(len(line[column]) for line in rows) for column in range(len(COLUMNS))]
     table = ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in rows]
-    missing = [f"The next deploy mends: {fault}." for fault in facts["missing"]]
+    missing = [f"Damaged: {fault}. The next deploy repairs it." for fault in facts["missing"]]
     if not live:
-        missing.append("The next deploy starts the release that it is given.")
+        missing.append("The next deploy starts the release of its inventory.")
     return [headline, *missing, *table, *(f"Not read: {reason}." for reason in facts["unreadable"])]
 
 
@@ -69,9 +69,9 @@ def status_notes(facts: dict[str, Any], look: dict[str, Any], inventory: str) ->
         since = f" since {lock['since']}" if lock["since"] else ""
         notes.append(f"{lock['owner']} holds the lock{since}, {work}.")
     elif lock:
-        notes.append("A run works here that nobody holds the lock for any more; the next one waits for its end.")
+        notes.append("A run that lost its lock still works here; the next run waits until it ends.")
     if serves and len(inventory.split()) == 2 and inventory != serves:
-        notes.append(f"WARNING: the inventory has {inventory}, so a deploy without -e would replace {serves} by it.")
+        notes.append(f"WARNING: the inventory has {inventory}, so a deploy without -e would replace {serves}.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""What the Docker engine of a host says about our containers, read through its command line."""
+"""What Docker on a host says about our containers, read through its command line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LABEL_BUNDLE_VERSION = "inference-service.bundle-version"
 LABEL_COMPOSE_PROJECT = "com.docker.compose.project"
 
 
-# What the engine says of itself, and what helps then.
+# What Docker says of itself, and what helps then.
 STEPS = {
-    "address pool": "Remove networks that nobody uses (`docker network prune`), or give the engine more ranges "
+    "address pool": "Remove networks that nobody uses (`docker network prune`), or give Docker more ranges "
     "(`default-address-pools` in daemon.json).",
     "no space left on device": "Free space (`df -h`, `docker system df`).",
 }

@@ -178,7 +178,7 @@ class Comparison:
 
 
 def is_there(image: str, wanted: str) -> bool:
-    """Return whether the engine has an image; the wanted one was seen to by whoever wants it."""
+    """Return whether Docker has an image; the wanted one was seen to by whoever wants it."""
     if image == wanted:
         return True
     try:

@@ -70,7 +70,7 @@ def try_to_bind(address: Address) -> int:
     family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as listener:
-            # As the engine does; what has merely just ended is not in the way.
+            # As Docker does; what has merely just ended is not in the way.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address.ip, address.port))
             listener.listen(1)
@@ -92,6 +92,12 @@ def service_of(container: dict[str, Any]) -> str:
     return str((container["Config"].get("Labels") or {}).get(LABEL_NAME, ""))
 
 
+def state_folder_of(container: dict[str, Any]) -> str:
+    """Return the folder that a service's gateway keeps its state in, '' for another container."""
+    sources = [Path(mount.get("Source", "")) for mount in container.get("Mounts") or []]
+    return next((str(source.parents[1]) for source in sources if source.name == "conf" and source.is_absolute()), "")
+
+
 def other_service(name: str, state_dir: str, address: Address, containers: list[dict[str, Any]], settings: str) -> str:
     """Return a sentence when another service of this project has the address or the folder, else ''."""
     for container in containers:
@@ -104,11 +110,26 @@ def other_service(name: str, state_dir: str, address: Address, containers: list[
             has = f"keeps its state in {state_dir}"
         else:
             continue
+        service = other.removesuffix("-balancer")
+        folder = state_folder_of(container) or "its folder"
         return (
-            f"The service {other} of this host {has}, and serves on. If {name} is to take its place, remove it first "
-            f"(playbooks/teardown.yml -e inference_service_name={other.removesuffix('-balancer')}); else give {name} "
+            f"The service {other} of this host {has}, and goes on serving. To go on with it, set "
+            f"inference_service_name={service} and inference_service_state_dir={folder}. To have {name} in its place, "
+            f"remove it first (playbooks/teardown.yml -e inference_service_name={service}). To run both, give {name} "
             f"its own {settings}_port and inference_service_state_dir."
         )
+    return ""
+
+
+def moved(name: str, state_dir: str, containers: list[dict[str, Any]]) -> str:
+    """Return a sentence when the service itself keeps its state in another folder, else ''."""
+    wanted = Path(state_dir).parent
+    for folder in [state_folder_of(container) for container in containers if service_of(container) == name]:
+        if folder and Path(folder).resolve() != wanted.resolve():
+            return (
+                f"The service {name} of this host keeps its state in {folder}, not in {wanted}. Set "
+                f"inference_service_state_dir={folder}. To move it, remove the service first (playbooks/teardown.yml)."
+            )
     return ""
 
 
@@ -138,7 +159,7 @@ def refusal(name: str, state_dir: str, bind: str, port: int, settings: str) -> s
     except ValueError:
         return f"{settings}_bind is no IP address: {bind}. Set it to an address of this host."
     containers = running_containers()
-    taken = other_service(name, state_dir, address, containers, settings)
+    taken = moved(name, state_dir, containers) or other_service(name, state_dir, address, containers, settings)
     if taken:
         return taken
     problem = try_to_bind(address)

@@ -1,4 +1,4 @@
-"""How a container ended, as the engine saw it: a container that was restarted has forgotten its last exit code."""
+"""How a container ended, as Docker saw it: a container that was restarted has forgotten its last exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ENDED = ("exited", "dead", "restarting")
 
 
 def parse_ends(lines: list[str]) -> tuple[int | None, bool]:
-    """Return the last exit code among the engine's events ("ACTION CODE"), and whether memory ran out."""
+    """Return the last exit code among Docker's events ("ACTION CODE"), and whether memory ran out."""
     code = None
     for line in lines:
         action, _, value = line.partition(" ")

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 
-# Both come before the engine's own rules: what arrives, and what this machine itself sends.
+# Both come before Docker's own rules: what arrives, and what this machine itself sends.
 CHAINS = ("PREROUTING", "OUTPUT")
 # The lock of the firewall's tools is somebody else's for so long at most.
 LOCK_SECONDS = "5"

@@ -1,4 +1,4 @@
-"""Where the gateway of a service really listens, and what answers there: read from the engine, never from variables."""
+"""Where the gateway of a service really listens, and what answers there: read from Docker, never from variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.http_client import 
 LABEL_COMPOSE_SERVICE = "com.docker.compose.service"
 LABEL_COMPOSE_ONE_OFF = "com.docker.compose.oneoff"
 GATEWAY = "gateway"
-# How the engine writes "every address" when it is given none.
+# How Docker writes "every address" when it is given none.
 EVERYWHERE = str(ipaddress.IPv4Address(0))
 LOOPBACK = "127.0.0.1"
 # The port that a link need not name.
@@ -134,7 +134,7 @@ def usable(address: Address, reached_at: str) -> str:
 
 
 def look(service: str, timeout: float = 10, reached_at: str = "") -> Look:
-    """Find the service's gateway and ask at its address; raise DockerError when the engine cannot be asked."""
+    """Find the service's gateway and ask at its address; raise DockerError when Docker cannot be asked."""
     found = gateways(service)
     if not found:
         return Look(reason=f"there is no gateway of {service}")

@@ -32,7 +32,7 @@ def labels(name: str) -> dict[str, str]:
 
 
 def inspect_network(name: str) -> dict[str, Any]:
-    """Return what the engine says about the network, nothing when there is none of that name."""
+    """Return what Docker says about the network, nothing when there is none of that name."""
     listed = run_docker(["network", "ls", "--quiet", "--no-trunc", "--filter", f"name=^{name}$"]).split()
     found: list[dict[str, Any]] = json.loads(run_docker(["network", "inspect", *listed])) if listed else []
     return next((network for network in found if network["Name"] == name), {})
@@ -68,7 +68,7 @@ def is_attached(container: dict[str, Any], name: str, network_id: str) -> bool:
 
 
 def is_beyond_mending(network_mode: str, name: str, network_id: str) -> bool:
-    """Return whether a container was made for a network that is gone; the engine puts it on no other one."""
+    """Return whether a container was made for a network that is gone; Docker puts it on no other one."""
     return network_mode not in ("", "default", name, network_id)
 
 

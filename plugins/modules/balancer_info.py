@@ -19,7 +19,7 @@ short_description: Ask a load balancer which hosts it sends requests to
 description:
   - Asks C(/health/ready) at the address that the load balancer's container publishes, and reads the health of each
     host as the load balancer sees it. Changes nothing.
-  - Fails when the engine cannot be asked, which is not the same as a load balancer that does not answer.
+  - Fails when Docker cannot be asked, which is not the same as a load balancer that does not answer.
 options:
   name: {description: Name of the load balancer's gateway, type: str, required: true}
   state_dir: {description: The gateway's directory on the host, type: path, required: true}
@@ -39,8 +39,8 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Wait until both hosts get requests
   balancer_info:
-    name: cat-breeds-api-balancer
-    state_dir: /var/lib/cat-breeds-api/balancer
+    name: timm-classifier-balancer
+    state_dir: /var/lib/timm-classifier/balancer
     wanted: [gpu-1, gpu-2]
     patience: 10
 """

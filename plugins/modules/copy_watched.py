@@ -22,7 +22,7 @@ EXAMPLES = r"""
 - name: Copy a bundle
   copy_watched:
     src: models/demo/1/
-    dest: /var/lib/cat-breeds-api/bundles/demo/1/
+    dest: /var/lib/timm-classifier/bundles/demo/1/
     mode: "0644"
 """
 

@@ -31,7 +31,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Make the derived model
   derived_model:
-    state_dir: /var/lib/cat-breeds-api
+    state_dir: /var/lib/timm-classifier
     release: "{{ inference_service_plan.release }}"
     models: /app/models
 """
@@ -42,7 +42,7 @@ reason: {description: Why this engine, returned: success, type: str}
 seconds: {description: How long it took, returned: success, type: float}
 """
 
-# The engine needs time to begin and end a container beside what runs in it.
+# Docker needs time to begin and end a container beside what runs in it.
 ALLOWANCE = 60
 
 

@@ -34,7 +34,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Bake green
   gateway_bake:
-    state_dir: /var/lib/cat-breeds-api/gateway
+    state_dir: /var/lib/timm-classifier/gateway
     color: green
     servers: ["0"]
 """

@@ -43,7 +43,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Take the host out of its load balancers
   gateway_drain:
-    state_dir: /var/lib/cat-breeds-api/gateway
+    state_dir: /var/lib/timm-classifier/gateway
     state: drained
 """
 
@@ -71,8 +71,8 @@ def main() -> None:
         down = wait_until_serving(admin_socket, params["timeout"])
         if down:
             module.fail_json(
-                msg=f"The service does not answer {params['timeout']} s after the restart of its host ({down}). "
-                "Look at `docker ps --all` there: an engine that does not start at boot is started by a deploy."
+                msg=f"The service has not answered for {params['timeout']} s since its host restarted ({down}). "
+                "Look at `docker ps --all` there; where Docker does not start at boot, a deploy starts it."
             )
     try:
         color = live_color(admin_socket)

@@ -26,7 +26,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Send requests to what serves
   gateway_mend:
-    state_dir: /var/lib/cat-breeds-api/gateway
+    state_dir: /var/lib/timm-classifier/gateway
     word: blue
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
         changed = mend(Path(params["state_dir"]), params["word"], write=not module.check_mode)
     except (GatewayError, OSError) as error:
         module.fail_json(
-            msg=f"The gateway's map in {params['state_dir']}/conf cannot be mended: {error}. "
+            msg=f"The gateway's map in {params['state_dir']}/conf cannot be repaired: {error}. "
             "Free space or fix the permissions there, then run again."
         )
     module.exit_json(changed=changed)

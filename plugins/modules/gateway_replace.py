@@ -64,8 +64,8 @@ EXAMPLES = r"""
 - name: Bring the gateway to the wanted one
   gateway_replace:
     wanted:
-      name: cat-breeds-api
-      state_dir: /var/lib/cat-breeds-api/gateway
+      name: timm-classifier
+      state_dir: /var/lib/timm-classifier/gateway
       image: sha256:0123
       folders: {conf: 0, run: 1000}
       files: {docker-compose.yml: "services: {}"}
@@ -87,7 +87,7 @@ def look(module: AnsibleModule, project: str) -> list[Container]:
     except DockerError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The gateway's containers cannot be read: {error}. Is Docker running?")
-        # A first run in check mode: the engine itself would only be installed now.
+        # A first run in check mode: Docker itself would only be installed now.
         return []
 
 

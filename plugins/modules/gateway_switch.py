@@ -41,7 +41,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Switch to green
   gateway_switch:
-    state_dir: /var/lib/cat-breeds-api/gateway
+    state_dir: /var/lib/timm-classifier/gateway
     color: green
     servers: ["0"]
 """

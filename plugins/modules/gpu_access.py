@@ -31,7 +31,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Let the GPU compute in the image
   gpu_access:
-    image: cat-breeds-api:cu124
+    image: timm-classifier:cu124
     driver: cdi
     devices: [nvidia.com/gpu=0]
   register: __example_access

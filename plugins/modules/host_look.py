@@ -52,7 +52,7 @@ options:
   rooms:
     description:
       - What will be needed, each with C(path) and C(bytes); not, where there is the file C(unless), or an image of the
-        name C(unless_image). V(docker) as a path stands for the engine's storage.
+        name C(unless_image). V(docker) as a path stands for Docker's storage.
     type: list
     elements: dict
     default: []
@@ -63,15 +63,15 @@ author:
 EXAMPLES = r"""
 - name: Look at the host
   host_look:
-    name: cat-breeds-api
-    state_dir: /var/lib/cat-breeds-api/gateway
+    name: timm-classifier
+    state_dir: /var/lib/timm-classifier/gateway
     address: 0.0.0.0
     port: 8000
     settings: inference_service
     rooms:
-      - path: /var/lib/cat-breeds-api
+      - path: /var/lib/timm-classifier
         bytes: 100000000
-        unless: /var/lib/cat-breeds-api/bundles/cats/1/bundle.json
+        unless: /var/lib/timm-classifier/bundles/cats/1/bundle.json
 """
 
 RETURN = r"""
@@ -84,7 +84,7 @@ refused:
 
 
 def engine_storage() -> str:
-    """Return where the engine keeps its images, or, where it does not answer, its data as far as its settings say."""
+    """Return where Docker keeps its images, or, where it does not answer, its data as far as its settings say."""
     with contextlib.suppress(DockerError):
         known = parse_info(run_docker(["info", "--format", "{{json .}}"]))
         if known["data_root"]:
@@ -97,7 +97,7 @@ def engine_storage() -> str:
 
 
 def has_image(name: str) -> bool:
-    """Return whether the engine has an image of the name; one that is not there has none."""
+    """Return whether Docker has an image of the name; one that is not there has none."""
     try:
         return bool(run_docker(["image", "ls", "--quiet", name]).strip())
     except DockerError:
@@ -113,9 +113,9 @@ def other_engine() -> str:
     if Path(endpoint.removeprefix("unix://")).resolve() == ENGINE_SOCKET.resolve():
         return ""
     return (
-        f"Here docker speaks to {endpoint or 'no engine'}, not to this host's own engine at {ENGINE_SOCKET}. Take "
-        "DOCKER_HOST and DOCKER_CONTEXT out of the environment that the run has there, and go back to Docker's own "
-        "context (`docker context use default`)."
+        f"docker on this host talks to {endpoint or 'nobody'} instead of the host's own Docker at {ENGINE_SOCKET}. "
+        "Unset DOCKER_HOST and DOCKER_CONTEXT in the environment that the run has there, and run "
+        "`docker context use default`."
     )
 
 

@@ -49,8 +49,8 @@ author:
 EXAMPLES = r"""
 - name: Look at the host
   host_ready:
-    name: cat-breeds-api
-    state_dir: /var/lib/cat-breeds-api/gateway
+    name: timm-classifier
+    state_dir: /var/lib/timm-classifier/gateway
     address: 0.0.0.0
     port: 8000
     settings: inference_service

@@ -38,7 +38,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Wait for the candidate
   instance_ready:
-    container: cat-breeds-api-blue-0-api-1
+    container: timm-classifier-blue-0-api-1
     timeout: 180
 """
 

@@ -43,7 +43,7 @@ EXAMPLES = r"""
 - name: Accept the candidate
   release_accept:
     base_urls: ["http://172.18.0.3:8000"]
-    bundle: /var/lib/cat-breeds-api/bundles/demo/1
+    bundle: /var/lib/timm-classifier/bundles/demo/1
     release_id: 0123456789ab
 """
 

@@ -16,7 +16,7 @@ short_description: Ask a service at its published address what it serves
 description:
   - The address is read from the running gateway's container, not from variables, and C(/health/ready) is asked there.
     So the answer is what a client gets. Changes nothing.
-  - Fails when the engine cannot be asked, which is not the same as a service that does not answer.
+  - Fails when Docker cannot be asked, which is not the same as a service that does not answer.
 options:
   name: {description: Name of the service; that of a load balancer ends in C(-balancer), type: str, required: true}
   timeout: {description: Seconds to wait for the answer, type: int, default: 10}
@@ -30,7 +30,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Ask what is served
   release_answers:
-    name: cat-breeds-api
+    name: timm-classifier
 """
 
 RETURN = r"""

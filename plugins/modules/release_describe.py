@@ -43,9 +43,13 @@ options:
     description: The folder with the Compose files.
     type: path
     required: true
-  managed:
-    description: The Compose file with what a release under the gateway has beyond those.
+  derived:
+    description: Where an instance on the CPU finds what the image made of the bundle for it.
     type: str
+    required: true
+  managed:
+    description: The Compose file with what a release under the gateway has beyond those, on C(cpu) and on C(cuda).
+    type: dict
     required: true
 author:
   - The maintainers
@@ -60,7 +64,8 @@ EXAMPLES = r"""
     gpus: all
     reports: {driver: {}, engine: {ncpu: 8}, toolkit: {}}
     source_dir: "{{ lookup('gpu_hosts.timm.root_dir') }}"
-    managed: "services: {}"
+    derived: /app/derived
+    managed: {cpu: "services: {}", cuda: "services: {}"}
 """
 
 RETURN = r"""

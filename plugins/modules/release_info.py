@@ -108,8 +108,8 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Read the state
   release_info:
-    name: cat-breeds-api
-    state_dir: /var/lib/cat-breeds-api
+    name: timm-classifier
+    state_dir: /var/lib/timm-classifier
 """
 
 RETURN = r"""
@@ -210,9 +210,9 @@ def wanted_release(params: dict[str, Any], state_dir: Path, live: str, records: 
 
 
 def settled_instances(name: str, gateway: Gateway, wait: bool) -> list[Instance]:
-    """Return the service's instances; to wait is until the engine has judged those that serve, by their health checks.
+    """Return the service's instances; to wait is until Docker has judged those that serve, by their health checks.
 
-    After a reboot, or a restart of the engine, it takes some seconds to see that a release is as healthy as before.
+    After a reboot, or a restart of Docker, it takes some seconds to see that a release is as healthy as before.
     """
     colors = [gateway.color] if gateway.color in COLORS else COLORS
     began = time.monotonic()
@@ -357,7 +357,7 @@ def main() -> None:
     except DockerError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The containers of {params['name']} cannot be listed: {error}. Is Docker running?")
-        # A first run in check mode: the engine itself would only be installed now.
+        # A first run in check mode: Docker itself would only be installed now.
         instances = []
     try:
         records, unreadable = read_records(state_dir)

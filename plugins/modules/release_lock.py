@@ -23,7 +23,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Take the lock
   release_lock:
-    state_dir: /var/lib/cat-breeds-api
+    state_dir: /var/lib/timm-classifier
 """
 
 RETURN = r"""

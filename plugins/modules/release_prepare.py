@@ -35,7 +35,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Write the release
   release_prepare:
-    state_dir: /var/lib/cat-breeds-api
+    state_dir: /var/lib/timm-classifier
     release_id: 0123456789ab
     files: {release.json: "{}"}
     instances: "{{ plan.instances }}"

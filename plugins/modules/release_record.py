@@ -44,7 +44,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Record the release
   release_record:
-    state_dir: /var/lib/cat-breeds-api
+    state_dir: /var/lib/timm-classifier
     record: {release_id: 0123456789ab, action: deploy, result: ok}
     started: 1790000000.0
 """

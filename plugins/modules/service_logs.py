@@ -34,7 +34,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Read the last lines
   service_logs:
-    name: cat-breeds-api
+    name: timm-classifier
 """
 
 RETURN = r"""
@@ -54,7 +54,7 @@ def read(container: str, release: str, lines: int, since: str) -> list[tuple[str
     """Return time and text of the lines of one container; the text begins with where it is from."""
     source = f"{container} {release}".strip()
     found = []
-    # The engine's own --since takes the line of that very moment again.
+    # Docker's own --since takes the line of that very moment again.
     for line in last_log_lines(container, lines, "--timestamps", *(["--since", since] if since else [])):
         time, _, text = line.partition(" ")
         if time > since:

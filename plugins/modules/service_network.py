@@ -29,7 +29,7 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Bring the network in order
   service_network:
-    name: cat-breeds-api
+    name: timm-classifier
 """
 
 RETURN = r"""
@@ -49,7 +49,7 @@ def main() -> None:
     except NetworkError as error:
         module.fail_json(msg=str(error))
     except DockerError as error:
-        module.fail_json(msg=f"The Docker network {name} cannot be mended: {error}")
+        module.fail_json(msg=f"The Docker network {name} cannot be repaired: {error}")
     module.exit_json(changed=bool(done), done=done)
 
 

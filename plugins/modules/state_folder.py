@@ -34,8 +34,8 @@ author: [The maintainers]
 EXAMPLES = r"""
 - name: Remove everything of the service
   state_folder:
-    state_dir: /var/lib/cat-breeds-api
-    name: cat-breeds-api
+    state_dir: /var/lib/timm-classifier
+    name: timm-classifier
     state: purged
 """
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gpu_host.chosen import ALL, instances
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import OWN_SETTINGS, is_setting
 
-# What the deployment says itself; another value would make the release something else than its record says.
-OWN = ("API_BUNDLE_PATH", "API_RELEASE_ID", "API_HOST", "API_PORT")
-SETTING = re.compile(r"API_[A-Z0-9_]+")
 # Whoever reaches an instance is on the host's own network of containers: the gateway, which says whom it asks for.
 CONTAINER_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"
 # How containers get a GPU at all.
@@ -54,11 +51,12 @@ class Host:
 
 def check_settings(env: Mapping[str, Any]) -> None:
     """Raise DescriptionError for settings that are not the service's."""
-    foreign = [name for name in env if not SETTING.fullmatch(name)] + [name for name in OWN if name in env]
+    foreign = [name for name in env if not is_setting(name)]
     if foreign:
+        *own, last = sorted(OWN_SETTINGS)
         raise DescriptionError(
             f"inference_service_env has {', '.join(foreign)}. Only API_* in capitals reaches the service, and "
-            f"{', '.join(OWN[:-1])} and {OWN[-1]} belong to the deployment: change the bundle with model_bundle_name "
+            f"{', '.join(own)} and {last} belong to the deployment: change the bundle with model_bundle_name "
             "and model_bundle_version, the port with inference_service_port."
         )
 
@@ -104,14 +102,15 @@ def compose_files(source: Path, managed: str, on_gpus: bool) -> dict[str, str]:
 
 def describe(
     host: Host,
-    image: Mapping[str, Any],
-    bundle: Mapping[str, Any],
-    limits: Mapping[str, Any],
-    env: Mapping[str, Any],
+    asked: Mapping[str, Any],
     chosen: Sequence[dict[str, str]],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return image, bundle and settings of the wanted release; its identity is a digest of them (releases.py)."""
+    """Return image, bundle and settings of the wanted release; its identity is a digest of them (releases.py).
+
+    asked has image, bundle, limits, env and derived as module release_describe takes them.
+    """
+    image, limits = asked["image"], asked["limits"]
     device = device_of(chosen, image["flavor"])
     cores = float(limits["cpus"])
     own = {
@@ -120,18 +119,18 @@ def describe(
         "API_LOG_DIR": "/app/logs",
         "API_TRUSTED_PROXIES": CONTAINER_NETWORKS,
         # Where an instance finds what the image made of the bundle for the host's CPU.
-        **({"API_DERIVED_PATH": derived} if device == "cpu" else {}),
+        **({"API_DERIVED_PATH": asked["derived"]} if device == "cpu" else {}),
     }
     return {
         "image": dict(image),
-        "bundle": dict(bundle),
+        "bundle": dict(asked["bundle"]),
         "settings": {
             "cpus": str(min(cores, float(host.cores or cores))),
             "memory": limits["memory"],
             "pids": str(limits["pids"]),
             "shm": limits["shm"],
             "device": device,
-            "env": {**own, **env},
+            "env": {**own, **asked["env"]},
             "instances": list(chosen or ON_CPU),
             "compose_files": list(files),
             "compose_sha256": hashlib.sha256("".join(files.values()).encode()).hexdigest(),

@@ -70,9 +70,14 @@ def is_share(value: str) -> bool:
     return found is not None and (not found[2] or int(found[1]) <= 100)
 
 
+def is_setting(name: object) -> bool:
+    """Return whether this names a setting that may be given to the service."""
+    return re.fullmatch(r"API_[A-Z0-9_]+", str(name)) is not None and name not in OWN_SETTINGS
+
+
 def is_environment(value: Mapping[str, Any]) -> bool:
     """Return whether these are settings that may be given to the service; it reads their names in any case."""
-    names = all(re.fullmatch(r"API_[A-Z0-9_]+", str(name)) and name not in OWN_SETTINGS for name in value)
+    names = all(map(is_setting, value))
     return names and not any(isinstance(item, (Mapping, list)) or item is None for item in value.values())
 
 

@@ -1,4 +1,4 @@
-"""Real playbooks on this machine's engine: deploy, again, update, roll back, and everything that must not get through.
+"""Real playbooks on this machine's Docker: deploy, again, update, roll back, and everything that must not get through.
 
 The tests run in the order of the file; each starts from the release that the one before left.
 """

@@ -1,6 +1,6 @@
 """Three hosts in one inventory: canary, batches, and what is said when the roll stops.
 
-Each host is a service of its own on this machine's engine, behind an address of its own; the tests run in the order
+Each host is a service of its own on this machine's Docker, behind an address of its own; the tests run in the order
 of the file.
 """
 

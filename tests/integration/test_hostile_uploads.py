@@ -45,7 +45,7 @@ REPORT = ROOT / ".reports" / "hostile-uploads.json"
 
 
 class Engine(http.client.HTTPConnection):
-    """The engine's own figures of a container."""
+    """Docker's own figures of a container."""
 
     def __init__(self) -> None:
         super().__init__("localhost", timeout=60)

@@ -67,7 +67,7 @@ def test_what_was_saved_is_loaded_once(tmp_path: Path, image: str) -> None:
 def test_what_is_not_what_was_saved_is_removed_again(tmp_path: Path, image: str) -> None:
     done = carry(tmp_path, images={IMAGE: ["sha256:other", 0, ["sha256:other"]]})
     assert done.returncode != 0
-    assert f"is not what was saved ({IMAGE}), so it was removed again." in " ".join(done.stdout.split())
+    assert f"differs from the one that was saved ({IMAGE}), so it was removed." in " ".join(done.stdout.split())
     assert docker("image", "ls", "--quiet", IMAGE) == ""
 
 
@@ -137,7 +137,7 @@ def test_a_controller_whose_user_may_not_use_docker_says_so_before_a_host_is_tou
     said = " ".join(run.output.split())
     assert f"{GUEST} cannot build images here: permission denied" in said
     assert f"sudo usermod -aG docker {GUEST}" in said
-    assert controller.host.sh("ls -d /var/lib/cat-breeds-api 2>/dev/null || true") == ""
+    assert controller.host.sh("ls -d /var/lib/timm-classifier 2>/dev/null || true") == ""
 
 
 def test_a_user_of_dockers_group_who_may_not_use_sudo_ships_the_images(controller: Controller) -> None:

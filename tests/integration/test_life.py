@@ -224,7 +224,7 @@ def test_after_any_damage_one_run_serves(whole: Host, names: tuple[str, ...], ru
         if run == "same" and len(names) == 1:
             assert play("deploy").changed == 0
         elif run == "same":
-            assert "The next deploy mends" not in play("status").output
+            assert "The next deploy repairs it" not in play("status").output
 
 
 @pytest.mark.trial

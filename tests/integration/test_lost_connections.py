@@ -28,7 +28,7 @@ from tests.integration.support.playbooks import ROOT
 pytestmark = pytest.mark.trial
 
 HOST = "gpu-1"
-STATE_DIR = "/var/lib/cat-breeds-api"
+STATE_DIR = "/var/lib/timm-classifier"
 PORT = 8000
 EVERY_TASK = os.environ.get("INFERENCE_TEST_KILLS") == "all"
 # They change nothing, and are interrupted all the same; a further row is a further name.

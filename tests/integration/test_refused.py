@@ -202,7 +202,7 @@ def test_a_port_that_somebody_has_is_refused(serving: Host, photograph: Path) ->
 
 def test_a_name_whose_port_the_service_has_under_another_one_is_refused(serving: Host, photograph: Path) -> None:
     words = (
-        f"The service {serving.name} of this host has 127.0.0.1:{serving.port}, and serves on.",
+        f"The service {serving.name} of this host has 127.0.0.1:{serving.port}, and goes on serving.",
         f"playbooks/teardown.yml -e inference_service_name={serving.name}",
         NOT_TOUCHED,
     )

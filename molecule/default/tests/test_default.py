@@ -15,13 +15,13 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://inference_hosts"]
 
-STATE = "/var/lib/cat-breeds-api"
+STATE = "/var/lib/timm-classifier"
 URL = "http://127.0.0.1:8000"
 GPU = "GPU-5e1d8f2a-94b7-4c36-a0de-7f41c2b96e03"
 
 
 def inspect(host: Host, *names: str) -> list[dict[str, Any]]:
-    """Return what the engine knows about these containers."""
+    """Return what Docker knows about these containers."""
     found: list[dict[str, Any]] = json.loads(host.check_output("docker inspect " + " ".join(names)))
     return found
 
@@ -32,7 +32,7 @@ def inside(host: Host, container: dict[str, Any], command: str) -> Any:
 
 
 def wait_until_restarted(host: Host, container: dict[str, Any], seconds: float = 90) -> None:
-    """Wait until the engine has started the container again and its health check passes."""
+    """Wait until Docker has started the container again and its health check passes."""
     deadline = time.monotonic() + seconds
     while True:
         state = inspect(host, container["Id"])[0]
@@ -62,7 +62,7 @@ def service(host: Host) -> dict[str, Any]:
 @pytest.fixture
 def gateway(host: Host) -> dict[str, Any]:
     """The gateway's container."""
-    return inspect(host, "cat-breeds-api-gateway")[0]
+    return inspect(host, "timm-classifier-gateway")[0]
 
 
 @pytest.fixture
@@ -186,10 +186,10 @@ def test_only_the_gateway_is_published_and_only_locally(host: Host) -> None:
         for item in containers
     }
     published = {name: bindings for name, bindings in published.items() if bindings}
-    assert published == {"cat-breeds-api-gateway": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}
+    assert published == {"timm-classifier-gateway": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}
     sockets = host.check_output("ss --no-header --listening --tcp --numeric --processes").splitlines()
     assert [line.split()[3] for line in sockets if "docker-proxy" in line] == ["127.0.0.1:8000"]
-    # The engine itself listens too, but nothing does where another machine could reach it.
+    # Docker itself listens too, but nothing does where another machine could reach it.
     assert [line for line in sockets if not line.split()[3].startswith("127.")] == []
 
 
@@ -245,7 +245,7 @@ def test_a_killed_container_is_started_again(host: Host, service: dict[str, Any]
     while (state := inspect(host, service["Id"])[0]["State"])["StartedAt"] == service["State"]["StartedAt"] or (
         state["Health"]["Status"] != "healthy"
     ):
-        assert time.monotonic() < deadline, host.run("docker logs cat-breeds-api-keeper").stdout
+        assert time.monotonic() < deadline, host.run("docker logs timm-classifier-keeper").stdout
         time.sleep(0.5)
     wait_until_served(host)
 

@@ -18,7 +18,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://inference_hosts"]
 
-STATE = "/var/lib/cat-breeds-api"
+STATE = "/var/lib/timm-classifier"
 URL = "http://127.0.0.1:8000"
 ANSWERS = "/root/answers.txt"
 PLAYBOOK = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / "playbooks" / "deploy.yml"
@@ -110,7 +110,7 @@ def test_one_that_dies_leaves_the_other_serving(host: Host) -> None:
         host.check_output(f"kill -KILL {doomed['State']['Pid']}")
         wait_until(host, {"0"})
         time.sleep(2)
-        # And the engine starts it again.
+        # And Docker starts it again.
         wait_until(host, {"0", "1-0"})
         time.sleep(1)
     assert len(answers) > 20
@@ -139,7 +139,7 @@ def test_a_release_without_room_beside_the_live_one_takes_its_place(host: Host) 
 def test_a_release_moves_to_whatever_gpus_are_named_in_whatever_way(host: Host) -> None:
     whole, first, second = "nvidia.com/gpu=0", "nvidia.com/gpu=1:0", "nvidia.com/gpu=1:1"
     spellings: tuple[tuple[object, set[str]], ...] = (
-        # By what begins a name the engine is asked for all of it, which a reboot does not change.
+        # By what begins a name Docker is asked for all of it, which a reboot does not change.
         (
             ["GPU-5e1d8f2a", "MIG-0b6d1c47"],
             {

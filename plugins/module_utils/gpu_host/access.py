@@ -11,11 +11,11 @@ from . import probe
 from .commands import Outcome, Runner
 from .finding import Facts, Finding, finding
 
-# What the engine or its hooks print when the container does not start, in the order in which they are looked for.
+# What Docker or its hooks print when the container does not start, in the order in which they are looked for.
 _REFUSALS = (
     ("version mismatch", "GPU006", "the loaded driver and its libraries differ"),
     ("permission denied while trying to connect", "ENG001", "this user may not use Docker's socket"),
-    ("Cannot connect to the Docker daemon", "ENG001", "the Docker engine does not answer"),
+    ("Cannot connect to the Docker daemon", "ENG001", "Docker does not answer"),
     ("no space left on device", "ENG005", "there is no room for it"),
     ("ldconfig.real", "GPU034", "the toolkit's settings name an ldconfig that this host does not have"),
     ("Runtime Hook directly", "GPU034", "the toolkit's settings have its hook refuse to work"),
@@ -35,8 +35,8 @@ _REFUSALS = (
     ("nvidia-persistenced/socket", "GPU017", "the socket of nvidia-persistenced is not there"),
     ("nvidia-uvm", "GPU015", "a device node of the driver is missing"),
     ("unresolvable CDI devices", "GPU012", "no CDI specification offers the device"),
-    ("could not select device driver", "GPU010", "the engine has no way to give it a GPU"),
-    ("unknown or invalid runtime name", "GPU010", "the engine knows no nvidia runtime"),
+    ("could not select device driver", "GPU010", "Docker has no way to give it a GPU"),
+    ("unknown or invalid runtime name", "GPU010", "Docker knows no nvidia runtime"),
     ("unsatisfied condition: cuda", "GPU009", "the driver is too old for the image"),
     ("ermission", "GPU025", "something forbids the device, often SELinux"),
 )
@@ -50,7 +50,7 @@ _CUDA = {
     35: ("GPU009", "the driver is too old"),
 }
 _REMEDIES = {
-    "ENG001": "Start the engine (systemctl start docker) and run the playbook with become: root may use its socket.",
+    "ENG001": "Start Docker (systemctl start docker) and run the playbook with become: root may use its socket.",
     "ENG005": "Free space where images and containers lie: docker system df.",
     "GPU003": "Make nvidia-smi work on the host first: playbooks/verify.yml says what is missing.",
     "GPU020": "Drain this host and reboot it; a GPU that is lost again needs service.",
@@ -74,7 +74,7 @@ _REMEDIES = {
 
 
 def command(image: str, driver: str, devices: Sequence[str]) -> list[str]:
-    """Command that asks the engine for GPUs as docker-compose.gpu.yml does, and runs the probe in the image."""
+    """Command that asks Docker for GPUs as docker-compose.gpu.yml does, and runs the probe in the image."""
     if driver == "cdi":
         gpus = [part for name in devices for part in ("--device", name)]
     else:

@@ -34,9 +34,9 @@ def parse_spec(text: str) -> dict[str, Any]:
 
 
 def read_specs(root: Path, folders: list[str]) -> list[dict[str, Any]]:
-    """Every NVIDIA specification in the folders that the engine searches, each file once, and what each is good for.
+    """Every NVIDIA specification in the folders that Docker searches, each file once, and what each is good for.
 
-    `serves` are the devices that the engine takes from it: those that no later folder has too. `conflicts` are those
+    `serves` are the devices that Docker takes from it: those that no later folder has too. `conflicts` are those
     that another file of the same folder has, so that no container gets them.
     """
     specs = []
@@ -103,7 +103,7 @@ def _names(facts: Facts) -> list[list[str]]:
 
 
 def _of_gpus(facts: Facts) -> list[dict[str, Any]]:
-    """The specifications from which the engine takes the chosen GPUs; those of gds or mofed stand beside them."""
+    """The specifications from which Docker takes the chosen GPUs; those of gds or mofed stand beside them."""
     specs = [spec for spec in facts["toolkit"]["cdi_specs"] if spec["kind"] == GPU_KIND and spec["serves"]]
     served = {name for spec in specs for name in spec["serves"]}
     names = [[f"{GPU_KIND}={name}" for name in each] for each in _names(facts)]
@@ -150,7 +150,7 @@ def qualified_devices(specs: list[dict[str, Any]]) -> list[str]:
 
 
 def assess_stale_specs(facts: Facts, severity: str) -> list[Finding]:
-    """GPU012: a specification of another driver, where the engine takes a GPU from it."""
+    """GPU012: a specification of another driver, where Docker takes a GPU from it."""
     running = facts["driver"]["loaded_version"] or facts["driver_version"]
     return [
         finding(
@@ -218,7 +218,7 @@ def assess_offered(facts: Facts, modes: list[str], severity: str) -> list[Findin
 
 
 def _uvm_major(text: str) -> int | None:
-    """Device number that the specification gives to /dev/nvidia-uvm; toolkits before 1.19.1 leave it to the engine."""
+    """Device number that the specification gives to /dev/nvidia-uvm; toolkits before 1.19.1 leave it to Docker."""
     match = re.search(r"/dev/nvidia-uvm[\"']?\s*,?\s*[\"']?major[\"']?\s*:\s*(\d{1,9})", text)
     return int(match.group(1)) if match else None
 

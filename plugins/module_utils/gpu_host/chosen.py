@@ -52,7 +52,7 @@ def choose(asked: object, gpus: list[dict[str, Any]]) -> dict[str, Any]:
 def instances(asked: object, gpus: list[dict[str, Any]], mode: str, offered: list[str]) -> list[dict[str, str]]:
     """Name one instance of the service for each chosen device: `[{index, gpu, driver}]`.
 
-    `gpu` is what the engine is asked for: through CDI by a name that a specification offers, where one does.
+    `gpu` is what Docker is asked for: through CDI by a name that a specification offers, where one does.
     """
     prefix = "nvidia.com/gpu=" if mode == "cdi" else ""
     found = []
@@ -68,7 +68,7 @@ def instances(asked: object, gpus: list[dict[str, Any]], mode: str, offered: lis
 
 
 def takes_two(name: str, gpus: list[dict[str, Any]]) -> bool:
-    """Whether a second instance of about the size of the first fits on what the engine calls by this name.
+    """Whether a second instance of about the size of the first fits on what Docker calls by this name.
 
     It needs what the live one uses now, which the used memory is never below. What nobody knows fits.
     """

@@ -1,4 +1,4 @@
-"""Read what the Docker engine and its command line say about themselves, and judge it."""
+"""Read what Docker and its command line say about themselves, and judge it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parse_info(text: str) -> dict[str, Any]:
         "live_restore": bool(info.get("LiveRestoreEnabled")),
         "storage_driver": str(info.get("Driver") or ""),
         "data_root": str(info.get("DockerRootDir") or ""),
-        # Images of this kind lie below the root of containerd, not below that of the engine.
+        # Images of this kind lie below the root of containerd, not below that of Docker.
         "containerd_images": details.get("driver-type") == "io.containerd.snapshotter.v1",
         "containerd_address": str(containerd.get("Address") or "") if isinstance(containerd, dict) else "",
         # Podman answers to the name of docker where podman-docker is installed.
@@ -68,7 +68,7 @@ def parse_info(text: str) -> dict[str, Any]:
 
 
 def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
-    """Everything that is known about the engine; `version` stays empty when its API gives no answer."""
+    """Everything that is known about Docker; `version` stays empty when its API gives no answer."""
     info = run(["docker", "info", "--format", "{{json .}}"], timeout)
     facts: dict[str, Any] = {"cli_present": not info.missing, "message": _complaint(info), **parse_info(info.out)}
     if facts["errors"]:
@@ -86,7 +86,7 @@ def engine_facts(root: Path, run: Runner, timeout: float) -> dict[str, Any]:
 
 
 def image_root(root: Path, facts: dict[str, Any]) -> str:
-    """Folder in which images really lie: with the containerd store it is containerd's, or its part of the engine's."""
+    """Folder in which images really lie: with the containerd store it is containerd's, or its part of Docker's."""
     if not facts["containerd_images"]:
         return str(facts["data_root"])
     if "/docker/" in facts["containerd_address"]:
@@ -146,7 +146,7 @@ def cdi_by_default(version: str) -> bool:
 
 
 def assess_engine(facts: Facts, required: bool) -> list[Finding]:
-    """Judge the Docker engine itself; where it is about to be installed, what is missing is only a warning."""
+    """Judge Docker itself; where it is about to be installed, what is missing is only a warning."""
     engine = facts["engine"]
     severity = "error" if required else "warning"
     install = "Run the deploy with docker_engine_install=true"
@@ -168,14 +168,14 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
             summary = "This user may not use Docker's socket."
             remedy = "Deploy with become (the playbooks do), or add the user to the group docker and log in again."
         elif engine["daemon_present"]:
-            summary = "The Docker engine does not answer."
+            summary = "Docker does not answer."
             remedy = (
                 "Read its log (journalctl -u docker, or /var/log/dockerd.log without systemd), start it, and check "
                 f"that this user may use its socket. {install} to have it started."
             )
         else:
             summary = "The docker command is here, but no Docker engine answers."
-            remedy = f"{install}, or point DOCKER_HOST at the engine."
+            remedy = f"{install}, or point DOCKER_HOST at another one."
         return [finding("ENG001", severity, summary, engine["message"] or "docker info gave no answer", remedy)]
     found = []
     if older(engine["version"], ENGINE_MINIMUM):
@@ -185,7 +185,7 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
                 "error",
                 f"Docker {engine['version']} is too old: {ENGINE_MINIMUM} is the oldest that works here.",
                 f"server version {engine['version']}",
-                "Upgrade or remove the engine when its containers may stop, then run the deploy with "
+                "Upgrade or remove Docker when its containers may stop, then run the deploy with "
                 "docker_engine_install=true; an engine in use is never replaced by the playbook.",
             )
         )
@@ -221,7 +221,7 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
 
 
 def assess_restart(engine: Facts) -> list[Finding]:
-    """GPU014: a restart of the engine stops everything."""
+    """GPU014: a restart of Docker stops everything."""
     if not engine["version"] or engine["live_restore"] or engine["swarm_active"] or not engine["containers_running"]:
         return []
     return [
@@ -284,7 +284,7 @@ def _limits(engine: Facts) -> list[Finding]:
         finding(
             "GPU022",
             "warning",
-            "An instance of the service runs with the engine's own small limits.",
+            "An instance of the service runs with Docker's own small limits.",
             "; ".join(tight),
             "Start it from docker-compose.yml, which states shm_size and ulimits, or set both where it is started: "
             "Docker 29 lets a container open 1024 files only.",

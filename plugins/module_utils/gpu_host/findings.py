@@ -112,9 +112,9 @@ def assess_toolkit(facts: Facts, required: bool) -> list[Finding]:
             finding(
                 "GPU011",
                 severity,
-                f"The Docker engine is {kind}, where GPU access needs settings that this project does not make.",
+                f"Docker is {kind}, where GPU access needs settings that this project does not make.",
                 f"data root {engine['data_root'] or 'unknown'}",
-                "Install the engine from distribution or vendor packages: "
+                "Install Docker from distribution or vendor packages: "
                 "remove this one, then run the deploy with docker_engine_install=true.",
             )
         )

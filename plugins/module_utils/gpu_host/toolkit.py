@@ -32,7 +32,7 @@ def toolkit_facts(root: Path, run: Runner, timeout: float, folders: list[str]) -
         "cdi_devices": offered_devices(specs),
         "runtime_mode": parse_runtime_mode(settings),
         "no_cgroups": parse_no_cgroups(settings),
-        # The engine looks for it when it starts, and gives out GPUs by it without any runtime.
+        # Docker looks for it when it starts, and gives out GPUs by it without any runtime.
         "hook": any((root / folder / _HOOK).exists() for folder in ("usr/bin", "usr/local/bin", "bin", "usr/sbin")),
     }
 
@@ -93,7 +93,7 @@ def no_access(engine: Facts, toolkit: Facts, severity: str) -> Finding:
 
 
 def assess_hook(facts: Facts, modes: list[str]) -> list[Finding]:
-    """GPU013: containers that lose the GPU later, whatever the version: the engine uses the hook, not the runtime."""
+    """GPU013: containers that lose the GPU later, whatever the version: Docker uses the hook, not the runtime."""
     engine, toolkit = facts["engine"], facts["toolkit"]
     if modes[:1] != ["nvidia"] or engine["cgroup_driver"] != "systemd":
         return []

@@ -42,7 +42,7 @@ elif answers; then
 fi
 
 mkdir -p "$(dirname "$log")"
-# Its own session, and no stream of ours held open, nor the lock of the run (9): the engine outlives what started it.
+# Its own session, and no stream of ours held open, nor the lock of the run (9): Docker outlives what started it.
 setsid dockerd </dev/null >>"$log" 2>&1 9<&- &
 started=$!
 

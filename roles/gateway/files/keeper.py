@@ -9,8 +9,8 @@ restarted. One that was stopped (`docker stop`) ended by itself with exit code 0
 While a run replaces the only instance, the map says `hold-COLOR`, requests wait, and the run touches a file beside
 the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live.
 
-An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when the engine has been
-silent for a while this ends; the engine starts it again, with the socket of then.
+An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when Docker has been
+silent for a while this ends; Docker starts it again, with the socket of then.
 
 While a gateway makes way for another one, a file beside the map names it. When that file grows old and no gateway runs
 (the host lost its power at that moment), it is started again.
@@ -31,7 +31,7 @@ from typing import Any
 from urllib.parse import quote
 
 POLL_SECONDS = 2.0
-# Longer than a restart of the engine takes.
+# Longer than a restart of Docker takes.
 SILENT_SECONDS = 30.0
 HANG_SECONDS = 60.0
 START_SECONDS = 10.0
@@ -48,11 +48,11 @@ KILLED = 128 + signal.SIGKILL
 
 
 class EngineError(Exception):
-    """The engine did not answer, or refused."""
+    """Docker did not answer, or refused."""
 
 
 class SilentError(EngineError):
-    """Nobody answers on the engine's socket."""
+    """Nobody answers on Docker's socket."""
 
 
 class Engine(http.client.HTTPConnection):
@@ -252,7 +252,7 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
 
 
 def watch(keeper: Keeper, map_file: Path, pause: float = POLL_SECONDS, patience: float = SILENT_SECONDS) -> None:
-    """Look for ever; return when the engine has been silent for too long."""
+    """Look for ever; return when Docker has been silent for too long."""
     answered, problem = time.monotonic(), ""
     while time.monotonic() - answered < patience:
         before, problem, silent = problem, "", False
@@ -269,11 +269,11 @@ def watch(keeper: Keeper, map_file: Path, pause: float = POLL_SECONDS, patience:
 
 
 def main() -> None:
-    """Look after a service until the engine is gone."""
+    """Look after a service until Docker is gone."""
     service, map_file, docker_socket = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     watch(Keeper(Engine(docker_socket), service), Path(map_file))
-    say("error", f"The engine has been silent for {SILENT_SECONDS:.0f} s: it starts this anew when it is back.")
+    say("error", f"Docker has been silent for {SILENT_SECONDS:.0f} s: it starts this anew when it is back.")
     sys.exit(1)
 
 

@@ -13,7 +13,7 @@
         lab["gpu-1"].sh("docker ps")                # as root, on the host, past SSH
         urllib.request.urlopen(f"http://{lab['lb-1'].address}/health/ready")
 
-The hosts are gpu-1, gpu-2, ... and lb-1, ... in the inventory. They are containers of this machine's engine whose names
+The hosts are gpu-1, gpu-2, ... and lb-1, ... in the inventory. They are containers of this machine's Docker whose names
 begin with the name of the lab: choose one that no other lab has. molecule/shared/create.yml makes them, as it makes
 Molecule's, with the service's and the gateway's image of this checkout, built by tests/prepare.yml.
 The first host of a lab takes half a minute, a further one a few seconds.

@@ -212,7 +212,7 @@ FACTS = {
         "roles/gateway/vars/main.yml",
     ],
     # The name of the service and of its image are two facts with one value.
-    r"(?<!registry\.example/)\bcat-breeds-api\b": [
+    r"(?<!registry\.example/)\btimm-classifier\b": [
         "roles/inference_image/defaults/main.yml",
         "roles/inference_image/meta/argument_specs.yml",
         "roles/inference_service/defaults/main.yml",
@@ -254,6 +254,18 @@ def test_a_fact_has_one_place(fact: str) -> None:
                 if re.search(fact, text):
                     places.append(str(path.relative_to(REPOSITORY)))
     assert places == FACTS[fact]
+
+
+def test_engine_means_what_computes_the_model() -> None:
+    """Docker is called by its name; only names in code and of findings, which stay what they are, say engine of it."""
+    folders = ("roles", "playbooks", "plugins", "docs", "scripts")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
+    texts = {
+        path: path.read_text(encoding="utf-8", errors="replace") for path in files if "collections" not in path.parts
+    }
+    assert [
+        str(path) for path, text in texts.items() if re.search(r"\b[Tt]he (Docker |container )?engine\b", text)
+    ] == []
 
 
 def filters_in_a_row(text: str) -> list[str]:

@@ -156,7 +156,7 @@ class TestRendered:
         assert (device["driver"], device["device_ids"]) == ("cdi", ["nvidia.com/gpu=1"])
         assert float(resources["limits"]["cpus"]) == 4
         assert int(resources["limits"]["memory"]) == 8 * 1024**3
-        assert service["image"] == "cat-breeds-api:cu124"
+        assert service["image"] == "timm-classifier:cu124"
 
     def test_variables_reach_the_container(self) -> None:
         service = self.render(

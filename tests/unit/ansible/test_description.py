@@ -34,7 +34,7 @@ def test_a_release_of_before_keeps_its_identity(recorded: str, tmp_path: Path) -
     host = Host.of("gpu-1", asked["reports"])
     chosen = choose_instances(asked["gpus"], host, release["image"]["flavor"], preview=False)
     files = compose_files(tmp_path, known["files"]["docker-compose.managed.yml"], on_gpus=bool(chosen))
-    found = describe(host, release["image"], release["bundle"], asked["limits"], asked["env"], chosen, files)
+    found = describe(host, {**release, **asked}, chosen, files)
     assert files == known["files"]
     assert found == release
     assert release_id(found["image"]["id"], found["bundle"]["sha256"], found["settings"]) == known["release_id"]
@@ -82,7 +82,7 @@ def test_a_preview_does_not_miss_what_a_real_run_would_install(host: Host) -> No
 
 
 def test_more_cores_than_the_host_has_are_cut_to_those() -> None:
-    image, bundle = {"flavor": "cpu"}, {"name": "cats"}
     limits = {"cpus": 4, "memory": "8g", "pids": 512, "shm": "1g"}
+    asked = {"image": {"flavor": "cpu"}, "bundle": {"name": "cats"}, "limits": limits, "env": {}, "derived": "/d"}
     for cores, said in ((2, "2.0"), (0, "4.0"), (64, "4.0")):
-        assert describe(Host("h", cores=cores), image, bundle, limits, {}, [], {})["settings"]["cpus"] == said
+        assert describe(Host("h", cores=cores), asked, [], {})["settings"]["cpus"] == said

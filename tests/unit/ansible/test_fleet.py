@@ -234,7 +234,7 @@ def test_the_status_says_what_answers_and_what_a_deploy_would_undo() -> None:
     assert status_notes(facts(), answer(OLD), "cats 1") == [f"It answers at {URL}."]
     assert status_notes(facts(), SILENT, "cats 2") == [
         "NOTHING ANSWERS: connection refused.",
-        "WARNING: the inventory has cats 2, so a deploy without -e would replace cats 1 by it.",
+        "WARNING: the inventory has cats 2, so a deploy without -e would replace cats 1.",
     ]
     assert status_notes(facts(), {"msg": "Docker does not answer"}, " ") == [
         "What it answers is not known: Docker does not answer"
@@ -255,7 +255,7 @@ def test_the_status_says_what_answers_and_what_a_deploy_would_undo() -> None:
         ),
         (
             {"owner": "", "since": "", "working": True},
-            "A run works here that nobody holds the lock for any more; the next one waits for its end.",
+            "A run that lost its lock still works here; the next run waits until it ends.",
         ),
     ],
 )

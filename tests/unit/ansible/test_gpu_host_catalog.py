@@ -72,7 +72,7 @@ def unloaded(host: Host) -> None:
 
 
 def by_runtime(host: Host, mode: str = "auto", toolkit: str = "1.17.8", **changes: Any) -> None:
-    """Containers get the GPU through the engine's nvidia runtime."""
+    """Containers get the GPU through Docker's nvidia runtime."""
     host.change_info(CDISpecDirs=[], Runtimes={"nvidia": {}, "runc": {}}, **{"CgroupDriver": "systemd", **changes})
     host.answer(Outcome(out=f"NVIDIA Container Toolkit CLI version {toolkit}\n"), "nvidia-ctk", "--version")
     host.write("etc/nvidia-container-runtime/config.toml", fixture(f"toolkit/config_{mode}.toml"))
@@ -431,7 +431,7 @@ class TestEngineAndToolkit:
 
     def test_limits_as_they_are_read(self) -> None:
         assert parse_instances(fixture("docker/inspect_instances.json")) == [
-            {"name": "cat-breeds-api-blue-0-api-1", "shm_bytes": 2**30, "nofile": 16384}
+            {"name": "timm-classifier-blue-0-api-1", "shm_bytes": 2**30, "nofile": 16384}
         ]
 
     def test_gpu024_the_specification_has_a_wrong_device_number(self, host: Host) -> None:
@@ -582,7 +582,7 @@ class TestAccess:
         assert shown(assess_access(Outcome(rc=125, err=said), 2)) == [(identifier, "error")]
 
     def test_it_is_started_as_the_service_is(self) -> None:
-        """The devices of docker-compose.gpu.yml, on the engine's command line."""
+        """The devices of docker-compose.gpu.yml, on Docker's command line."""
         line = command("image:1", "cdi", ["nvidia.com/gpu=0", "nvidia.com/gpu=1"])
         assert [line[index + 1] for index, word in enumerate(line) if word == "--device"] == [
             "nvidia.com/gpu=0",

@@ -137,8 +137,8 @@ devices:
         assert (engine["compose_version"], engine["buildx_version"]) == ("2.26.1", "0.13.1")
 
     def test_images_that_have_a_name(self) -> None:
-        listed = "cat-breeds-api:cpu-1 sha256:aa\n<none>:<none> sha256:bb\nhub:50/gateway:2 sha256:cc\n\na half line\n"
-        assert parse_images(listed) == {"cat-breeds-api:cpu-1": "sha256:aa", "hub:50/gateway:2": "sha256:cc"}
+        listed = "timm-classifier:cpu-1 sha256:aa\n<none>:<none> sha256:bb\nhub:50/gateway:2 sha256:cc\n\na half line\n"
+        assert parse_images(listed) == {"timm-classifier:cpu-1": "sha256:aa", "hub:50/gateway:2": "sha256:cc"}
 
     def test_versions(self) -> None:
         assert parse_toolkit_version("NVIDIA Container Toolkit CLI version 1.17.4\ncommit: 9b69590") == "1.17.4"

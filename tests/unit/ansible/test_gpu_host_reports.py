@@ -78,7 +78,7 @@ def split(host: Host) -> None:
 
 
 def by_hook(host: Host, config: str = "") -> None:
-    """CDI is off and no runtime is registered: the engine found the toolkit's hook when it started."""
+    """CDI is off and no runtime is registered: Docker found the toolkit's hook when it started."""
     host.change_info(CDISpecDirs=[], CgroupDriver="systemd")
     host.write("usr/bin/nvidia-container-runtime-hook", "")
     if config:
@@ -238,7 +238,7 @@ class TestChosenGpus:
 
 
 class TestSpecifications:
-    """The engine's own folders, their precedence and their conflicts."""
+    """Docker's own folders, their precedence and their conflicts."""
 
     def test_gpu012_a_later_folder_goes_first(self, host: Host) -> None:
         good = fixture("cdi/nvidia_550.yaml.txt")
@@ -409,7 +409,7 @@ class TestGpus:
 
 class TestHook:
     def test_the_hook_alone_is_a_way(self, host: Host) -> None:
-        """The engine takes it from PATH, without a registered runtime."""
+        """Docker takes it from PATH, without a registered runtime."""
         by_hook(host)
         assert host.facts()["toolkit"]["modes"] == ["nvidia"]
         assert of("GPU010", host.toolkit()) == []

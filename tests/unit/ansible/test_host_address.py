@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import (
+    moved,
     occupant,
     other_service,
     parse_listeners,
@@ -21,7 +22,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import EV
 from tests.integration.support.playbooks import free_port
 
 HOST = "127.0.0.1"
-STATE = "/var/lib/cat-breeds-api/gateway"
+STATE = "/var/lib/timm-classifier/gateway"
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000 100 0 0 10 0
@@ -101,8 +102,21 @@ def test_another_service_of_ours_is_named_with_both_ways_out(ip: str, folder: st
     containers = [container("x", "", HOST, 8000), container("old-gateway", "old", ip, 8000, folder)]
     found = other_service("new", STATE, Address(HOST, 8000), containers, "inference_service")
     assert found.startswith(said)
+    assert "To go on with it, set inference_service_name=old and inference_service_state_dir=" in found
     assert "teardown.yml -e inference_service_name=old" in found
     assert "its own inference_service_port" in found
+
+
+def test_a_service_whose_state_lies_elsewhere_is_not_begun_anew(tmp_path: Path) -> None:
+    """As with the default folder of another version: it would have no release to go back to."""
+    containers = [container("svc-gateway", "svc", HOST, 8000, f"{tmp_path}/old/gateway")]
+    assert moved("svc", f"{tmp_path}/new/gateway", containers) == (
+        f"The service svc of this host keeps its state in {tmp_path}/old, not in {tmp_path}/new. Set "
+        f"inference_service_state_dir={tmp_path}/old. To move it, remove the service first (playbooks/teardown.yml)."
+    )
+    (tmp_path / "new").symlink_to(tmp_path / "old")
+    assert moved("svc", f"{tmp_path}/new/gateway", containers) == ""
+    assert moved("other", f"{tmp_path}/other/gateway", containers) == ""
 
 
 def test_the_service_itself_and_one_beside_it_are_in_nobodys_way() -> None:

@@ -103,7 +103,7 @@ class TestFindings:
             "-----",
             "verdict  unreachable",
             "",
-            "Nothing was found out, as the host could not be reached.",
+            "The host could not be reached, so nothing is known about it.",
         ]
 
     def test_what_keeps_a_host_from_being_examined_is_its_report(self) -> None:
@@ -137,7 +137,7 @@ class TestDaemonOptions:
         assert merge_daemon_options(before, {"features": {"cdi": True}}) == before
 
     def test_a_byte_order_mark_is_no_fault(self) -> None:
-        """Some editors write one, and the engine reads it."""
+        """Some editors write one, and Docker reads it."""
         before = '\ufeff{"live-restore": true}'
         assert merge_daemon_options(before, {"live-restore": True}) == before
         assert json.loads(merge_daemon_options(before, {"debug": True})) == {"live-restore": True, "debug": True}

@@ -68,8 +68,8 @@ def test_room_is_looked_for_where_the_images_really_lie(monkeypatch: pytest.Monk
     [
         ("", ""),
         ("unix:///var/run/docker.sock", ""),
-        ("unix:///run/user/1000/docker.sock", "speaks to unix:///run/user/1000/docker.sock, not to this host's own"),
-        ("tcp://192.0.2.1:2375", "Take DOCKER_HOST and DOCKER_CONTEXT out of the environment"),
+        ("unix:///run/user/1000/docker.sock", "talks to unix:///run/user/1000/docker.sock instead of the host's own"),
+        ("tcp://192.0.2.1:2375", "Unset DOCKER_HOST and DOCKER_CONTEXT in the environment"),
     ],
 )
 def test_another_engine_in_the_environment_is_refused(

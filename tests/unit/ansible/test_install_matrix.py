@@ -205,7 +205,7 @@ class TestEngine:
             f"Types: deb\nURIs: {DOCKER}/{folder}\nSuites: {suite}\nComponents: stable\n"
             "Signed-By: /etc/apt/keyrings/docker.asc\n"
         )
-        task = render("docker_engine", "install_vendor_debian.yml", "Install the engine and its plugins", values)
+        task = render("docker_engine", "install_vendor_debian.yml", "Install Docker and its plugins", values)
         assert task["name"] == [
             "docker-ce",
             "docker-ce-cli",

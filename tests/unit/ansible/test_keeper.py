@@ -1,4 +1,4 @@
-"""The keeper against a real HTTP server on a Unix socket that answers as the engine does."""
+"""The keeper against a real HTTP server on a Unix socket that answers as Docker does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HANGING = {"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy"}
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Answers as the engine does, on a Unix socket."""
+    """Answers as Docker does, on a Unix socket."""
 
     def answer(self, status: int, content: Any) -> None:
         body = b"" if content is None else json.dumps(content).encode()
@@ -74,7 +74,7 @@ class Api(Answering):
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[tuple[Engine, dict[str, Any], list[str]]]:
-    """A connection to the engine, the container's state, and the paths that were asked."""
+    """A connection to Docker, the container's state, and the paths that were asked."""
     state: dict[str, Any] = dict(HEALTHY)
     asked: list[str] = []
     path = str(tmp_path / "docker.sock")

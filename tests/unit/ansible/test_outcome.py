@@ -140,7 +140,15 @@ SEEN: dict[str, Any] = {
     "verified": {"device": "cuda:0"},
     "baked": {"requests": 3, "errors": 0, "seconds": 10.0, "changed": False},
 }
-NOTHING_DONE = {**SEEN, "derived": {}, "ready": {}, "accepted": {}, "switched": {}, "reports": {"driver": {}}, "access": []}
+NOTHING_DONE = {
+    **SEEN,
+    "derived": {},
+    "ready": {},
+    "accepted": {},
+    "switched": {},
+    "reports": {"driver": {}},
+    "access": [],
+}
 
 
 def test_the_record_of_a_rollout() -> None:

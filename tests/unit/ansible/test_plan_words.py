@@ -33,7 +33,7 @@ def test_another_image_with_the_same_model_names_it_once() -> None:
 
 
 def test_a_replacement_says_that_requests_wait() -> None:
-    assert "requests wait meanwhile" in plan_words(facts("3", strategy="recreate"), {})
+    assert "is replaced while requests wait" in plan_words(facts("3", strategy="recreate"), {})
 
 
 @pytest.mark.parametrize(("overrides", "said"), [({}, True), ({"model_bundle_version": "3"}, False)])

@@ -533,7 +533,7 @@ class TestTable:
         ]
         assert oldest.split()[0] == "aaa"
         assert "ok, no longer kept" in oldest
-        assert missing == "The next deploy mends: the container of keeper is missing."
+        assert missing == "Damaged: the container of keeper is missing. The next deploy repairs it."
         assert unread == "Not read: /x/records/0003.json holds no JSON object."
 
     def test_an_empty_host_says_so(self) -> None:
@@ -541,14 +541,14 @@ class TestTable:
         facts |= {"records": [], "kept": [], "missing": [], "unreadable": []}
         headline, step, *_ = release_table(facts, "gpu-1")
         assert headline == "gpu-1: nothing is live; the gateway does not say where requests go"
-        assert step == "The next deploy starts the release that it is given."
+        assert step == "The next deploy starts the release of its inventory."
 
     def test_what_is_down_is_not_called_live(self) -> None:
         instance = {"name": "svc-green-0-api-1", "color": "green", "state": "exited", "health": "none"}
         facts = {"live": {"release": {"release_id": "bbb"}, "color": "green"}, "gateway": {"serving": "green"}}
         facts |= {"instances": [instance], "records": [], "kept": [], "missing": [], "unreadable": []}
         headline = release_table(facts, "gpu-1")[0]
-        assert headline == "gpu-1: release bbb was live, and is down, on green: svc-green-0-api-1 exited (none)"
+        assert headline == "gpu-1: release bbb is down on green: svc-green-0-api-1 exited (none)"
 
 
 class TestEnds:

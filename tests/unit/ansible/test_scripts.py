@@ -118,7 +118,7 @@ def test_an_unknown_option_is_refused(checkout: Checkout, script: str) -> None:
 def test_an_engine_that_is_down_is_named(checkout: Checkout, script: str) -> None:
     done = checkout.run(script, FAKE_INFO="1")
     assert done.returncode == 1
-    assert "the Docker engine does not answer; start it" in done.stderr
+    assert "Docker does not answer; start it" in done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -170,8 +170,8 @@ class TestBuild:
         done = checkout.run("docker-build.sh")
         assert done.returncode == 0, done.stderr
         gateway, service = [call for call in checkout.calls if call.startswith("docker buildx build")]
-        assert "--target gateway --tag cat-breeds-gateway:latest" in gateway
-        assert "--target runtime --tag cat-breeds-api:cpu" in service
+        assert "--target gateway --tag timm-classifier-gateway:latest" in gateway
+        assert "--target runtime --tag timm-classifier:cpu" in service
         for argument in ("RUNTIME_BASE=python:3.12-slim-bookworm", "TORCH_SOURCE=wheel", "FLAVOR=cpu"):
             assert f"--build-arg {argument}" in service
 
@@ -243,19 +243,19 @@ class TestRun:
         checkout.tool("nvidia-smi", "#!/bin/sh\nexit 0\n")
         done = checkout.run("docker-run.sh", FAKE_RUNTIMES='{"nvidia":{},"runc":{}}')
         assert done.returncode == 0, done.stderr
-        assert checkout.calls[-1].endswith("image=cat-breeds-api:cu124 gpu=nvidia")
+        assert checkout.calls[-1].endswith("image=timm-classifier:cu124 gpu=nvidia")
         assert "Ready on GPU 0: http://127.0.0.1:8000" in done.stdout
 
     def test_stays_on_the_cpu_when_told_to(self, checkout: Checkout) -> None:
         checkout.env_file("API_BUNDLE_PATH=/app/models/a/1")
         checkout.tool("nvidia-smi", "#!/bin/sh\nexit 0\n")
         checkout.run("docker-run.sh", "--cpu", FAKE_RUNTIMES='{"nvidia":{}}')
-        assert checkout.calls[-1].endswith("image=cat-breeds-api:cpu gpu=")
+        assert checkout.calls[-1].endswith("image=timm-classifier:cpu gpu=")
 
     def test_insists_on_a_gpu_when_told_to(self, checkout: Checkout) -> None:
         done = checkout.run("docker-run.sh", "--gpu")
         assert done.returncode == 1
-        assert "the engine can hand no GPU to a container; find out why with: make verify" in done.stderr
+        assert "Docker can hand no GPU to a container; find out why with: make verify" in done.stderr
 
     def test_says_how_to_build_a_missing_image(self, checkout: Checkout) -> None:
         done = checkout.run("docker-run.sh", FAKE_IMAGE="1")

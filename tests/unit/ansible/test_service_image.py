@@ -62,9 +62,9 @@ def test_bytes_are_counted_while_they_are_handed_over(tmp_path: Path) -> None:
 
 def test_images_are_read_by_their_names() -> None:
     identity = f"sha256:{'0a' * 32}"
-    said = f'IMAGE cat-breeds-api:cpu-1 {identity} 816 ["sha256:1","sha256:2"]\nIMAGE empty:1 {identity} 0 null\n'
+    said = f'IMAGE timm-classifier:cpu-1 {identity} 816 ["sha256:1","sha256:2"]\nIMAGE empty:1 {identity} 0 null\n'
     assert read_images(said) == {
-        "cat-breeds-api:cpu-1": Image(identity, 816, ["sha256:1", "sha256:2"]),
+        "timm-classifier:cpu-1": Image(identity, 816, ["sha256:1", "sha256:2"]),
         "empty:1": Image(identity, 0, []),
     }
 

@@ -45,7 +45,7 @@ def test_a_hold_that_ended_is_not_begun_anew_by_a_sign_of_life(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("variables", "value"),
-    [({}, "/var/lib/cat-breeds-api"), ({"inference_service_state_dir": "/srv/{{ name }}", "name": "x"}, "/srv/x")],
+    [({}, "/var/lib/timm-classifier"), ({"inference_service_state_dir": "/srv/{{ name }}", "name": "x"}, "/srv/x")],
 )
 def test_an_option_is_what_is_set_or_the_default_of_its_role(variables: dict[str, str], value: str) -> None:
     given = {name: trust_as_template(text) for name, text in variables.items()}

@@ -96,7 +96,7 @@ def test_an_inventory_that_is_given_is_enough(tmp_path: Path) -> None:
 def test_the_demo_inventory_beside_a_fleet_is_refused(tmp_path: Path) -> None:
     code, output = run(f"-i{fleet(tmp_path)}", "-i", "inventory/local", "playbooks/deploy.yml")
     assert code != 0
-    assert "its variables would hold for gpu-1, gpu-2 too. Give the one inventory of a fleet." in output
+    assert "would apply to gpu-1, gpu-2 too. Give only the inventory of your fleet." in output
 
 
 def test_an_inventory_without_our_group_is_refused(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ SILENT = dataclasses.asdict(Look(reason="http://127.0.0.1:8000: refused"))
         (LIVE, "bb", "Release aa (small A) serves at http://127.0.0.1:8000."),
         (LIVE, "", "Release aa (small A) serves at http://127.0.0.1:8000."),
         (SILENT, "aa", "NOTHING ANSWERS where release aa served: http://127.0.0.1:8000: refused."),
-        (SILENT, "", "It was the first release, so nothing serves; what had been started is removed."),
-        ({"msg": "the engine is gone"}, "aa", "What is served now is not known: the engine is gone."),
+        (SILENT, "", "Nothing serves: this was the first release, and what had been started was removed."),
+        ({"msg": "Docker is gone"}, "aa", "What is served now is not known: Docker is gone."),
     ],
 )
 def test_each_look_has_its_sentence(look: dict[str, object], expected: str, said: str) -> None:

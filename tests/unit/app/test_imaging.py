@@ -36,7 +36,7 @@ def decode(content: bytes, settings: Input = SQUARE, max_pixels: int = 1_000_000
     return Decoder(settings, max_pixels).decode(content)
 
 
-def normalised(pixels: Pixels, settings: Input) -> torch.Tensor:
+def normalized(pixels: Pixels, settings: Input) -> torch.Tensor:
     """What the engine feeds its model: an identity model shows it."""
     seen: list[torch.Tensor] = []
     module = torch.nn.Flatten()
@@ -89,7 +89,7 @@ def test_the_model_gets_what_timms_own_pipeline_makes(settings: Input, name: str
         crop_mode=settings.crop_mode,
     )
     expected = transform(Image.open(path).convert("RGB"))
-    actual = normalised(decode(path.read_bytes(), settings).pixels, settings)
+    actual = normalized(decode(path.read_bytes(), settings).pixels, settings)
     assert torch.equal(actual, expected)
 
 
@@ -98,7 +98,7 @@ def test_the_square_setting_is_the_reference_projects_transform() -> None:
         [transforms.Resize((64, 64)), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     )
     expected = reference(Image.open(CAT).convert("RGB"))
-    assert torch.equal(normalised(decode(CAT.read_bytes()).pixels, SQUARE), expected)
+    assert torch.equal(normalized(decode(CAT.read_bytes()).pixels, SQUARE), expected)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
     assert (int(pixels.min()), int(pixels.max())) == (2, 253)
 
 
-def test_a_colour_stays_that_colour_through_cmyk_and_palette() -> None:
+def test_a_color_stays_that_color_through_cmyk_and_palette() -> None:
     for mode, kind in (("CMYK", "JPEG"), ("P", "PNG")):
         target = io.BytesIO()
         Image.new("RGB", (32, 32), (200, 40, 40)).convert(mode).save(target, kind)
@@ -146,7 +146,7 @@ def test_a_colour_stays_that_colour_through_cmyk_and_palette() -> None:
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG"])
 def test_an_animation_answers_for_its_first_frame(kind: str) -> None:
     target = io.BytesIO()
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black", "black")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("white", "black", "black")]
     frames[0].save(target, kind, save_all=True, append_images=frames[1:], duration=50)
     assert decode(target.getvalue()).pixels.min() > 240
 
@@ -251,7 +251,7 @@ def mpo() -> bytes:
 @pytest.mark.parametrize(
     "content",
     [picture("L"), picture("CMYK"), picture(progressive=True), picture(size=(63, 41), subsampling=0), mpo()],
-    ids=["grey", "cmyk", "progressive", "odd", "mpo"],
+    ids=["gray", "cmyk", "progressive", "odd", "mpo"],
 )
 def test_fast_takes_every_kind_of_jpeg_as_exact_does(content: bytes) -> None:
     fast, exact = Decoder(SQUARE, 1_000_000, "fast", faster=by_pillow).decode(content), decode(content)

@@ -1,4 +1,4 @@
-"""Run the gateway's HAProxy where its instance and the engine's resolver are played: the one is slow, the other fails.
+"""Run the gateway's HAProxy where its instance and Docker's resolver are played: the one is slow, the other fails.
 
 Needs a network namespace of its own. Prints a JSON object: the status of a request in each phase.
 """
@@ -45,7 +45,7 @@ class Instance(BaseHTTPRequestHandler):
 
 
 class Resolver:
-    """The engine's resolver, where HAProxy looks for it."""
+    """Docker's resolver, where HAProxy looks for it."""
 
     def __init__(self) -> None:
         self.code: int | None = ADDRESS
