@@ -54,7 +54,10 @@ def test_the_engines_storage_needs_room_unless_the_image_is_there(
 
 def test_room_is_looked_for_where_the_images_really_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "data/containerd/daemon").mkdir(parents=True)
-    store = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]], "DockerRootDir": str(tmp_path / "data")}
+    store: dict[str, Any] = {
+        "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
+        "DockerRootDir": str(tmp_path / "data"),
+    }
     store["Containerd"] = {"Address": "/var/run/docker/containerd/containerd.sock"}
     docker = tmp_path / "docker"
     docker.write_text(f"#!/bin/sh\n[ $1 = info ] && echo '{json.dumps(store)}'\n")
