@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from app.graphs import bucket_of, buckets
 from app.selection import Referee, disagreement, ways
 from app.torch_engine import TorchEngine
 from tests.unit.app.gpu import Gpu, simulate, tf32
-from tests.unit.app.support import timm_model, with_statistics
+from tests.unit.app.support import CAT, fresh, serve, timm_model, wait_for, with_statistics
 
 HALF = (0.5, 0.5, 0.5)
 SETTINGS = Input(size=(3, 64, 64), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=1.0, crop_mode="center")
@@ -192,3 +193,39 @@ def test_smaller_recordings_take_next_to_no_memory_of_a_gpu() -> None:
         taken[largest] = torch.cuda.memory_reserved() - before
         del kept
     assert taken[32] < 4 * taken[8]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_folds_batch_norms_in_fp32_too(caplog: pytest.LogCaptureFixture) -> None:
+    engine(decided())
+    assert [record.__dict__["detail"] for record in caplog.records] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_records_no_model_that_synchronizes() -> None:
+    # In a process of its own, which it may spoil.
+    fresh("""
+from app.errors import NotRecordedError
+from tests.unit.app.test_graphs import engine, synchronizing
+try:
+    engine(synchronizing())
+except NotRecordedError as error:
+    assert "captur" in str(error), error
+else:
+    raise AssertionError("it was recorded")
+""")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_serves_in_what_its_replays_are_fastest_in(bundle: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, bundle_path=bundle, device="cuda") as server:
+        wait_for(server.ready)
+        assert server.post(files={"file": CAT.read_bytes()}).json()["model_info"]["device"] == "cuda"
+        about = server.get("/api/v1/model/info").json()
+        taken = {each["precision"]: each["image_ms"] for each in about["engines_tried"] if not each["refused"]}
+        assert taken[about["precision"]] <= min(taken.values()) / 0.75
+        server.terminate()
+        assert server.process.wait(30) == 0
