@@ -321,8 +321,9 @@ def test_fast_differs_by_rounding_only_for_other_pictures(
     fast = Decoder(settings, 50_000_000, "fast", faster=way).decode(content)
     exact = decode(content, settings, 50_000_000)
     assert fast.pixels.shape == exact.pixels.shape == (96, 96, 3)
-    # How many values are rounded otherwise depends on the CPU.
     assert difference(fast, exact).max() <= 3
+    # How many values torch rounds otherwise depends on the CPU.
+    assert way is by_torch or (difference(fast, exact) != 0).mean() < 0.02
     assert abs(fast.pixels.mean() - exact.pixels.mean()) < 0.2
 
 
