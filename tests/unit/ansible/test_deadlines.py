@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_service() -> None:
 def test_an_instance_may_drain_before_the_engine_kills_it(given: dict[str, Any], seconds: int) -> None:
     assert grace_seconds(given) == seconds
     template = (ROOT / "roles/inference_service/templates/docker-compose.managed.yml.j2").read_text(encoding="utf-8")
-    templar = Templar(loader=DataLoader(), variables={"inference_service_env": given})
+    templar = Templar(loader=DataLoader(), variables={"inference_service_env": given, "device": "cuda"})
     rendered = re.search(r"stop_grace_period: \S+", templar.template(trust_as_template(template)))
     assert rendered
     assert rendered[0] == f"stop_grace_period: {seconds}s"
