@@ -74,7 +74,7 @@ class Machine:
     def plan(self, **options: Any) -> dict[str, Any]:
         """What the role's module plans for an L4 on it."""
         given = {"devices": [{"address": "0000:01:00.0", "device": "0x27b8"}], **options}
-        words = f"all -i {self.name}, -c community.docker.docker -m gpu_driver_plan -e {PYTHON}"
+        words = f"all -i {self.name}, -c community.docker.docker -m gpu_hosts.timm.gpu_driver_plan -e {PYTHON}"
         process = subprocess.run(
             [Path(sys.executable).with_name("ansible"), *words.split(), "-a", json.dumps(given)],
             cwd=ROOT,
@@ -127,7 +127,8 @@ def test_a_plain_debian_ends_with_libraries_that_cuda_needs(machine: Machine) ->
     assert machine.shell("python3 -", f"PROBE = {probe!r}\n{LOAD}") == "[True, True, True]\n"
     version = machine.shell(f"modinfo -k {kernel} -F version nvidia-current").strip()
     assert machine.shell("dpkg-query --show --showformat='${Version}' libcuda1").startswith(version)
-    assert machine.shell("command -v nvidia-smi nvidia-persistenced nvidia-modprobe").count("\n") == 3
+    for program in ("nvidia-smi", "nvidia-persistenced", "nvidia-modprobe"):
+        assert machine.shell(f"command -v {program}").endswith(f"bin/{program}\n")
     assert "xserver-xorg-core" not in machine.shell("dpkg-query --show")
     held = machine.shell("apt-mark showhold").split()
     assert {"libcuda1", "libnvidia-ptxjitcompiler1", "nvidia-kernel-dkms", "nvidia-smi"} <= set(held)
