@@ -19,5 +19,6 @@ def test_the_gpu_table_can_be_made_on_a_cpu(workshop: Workshop) -> None:
     )
     row = next(line for line in printed.splitlines() if line.startswith(f"| {ARCHITECTURE}"))
     rates = [float(rate) for rate in re.findall(r"([\d.]+)/s", row)]
-    assert len(rates) == 3
+    # The bound with and without tuned convolutions, eager, the engine, the service.
+    assert len(rates) == 5
     assert all(rate > 0 for rate in rates)
