@@ -126,7 +126,7 @@ def test_a_release_without_room_beside_the_live_one_takes_its_place(host: Host) 
     with client(host) as answers:
         run = deploy(inference_service_env={"API_LOG_LEVEL": "debug"})
     assert run.returncode == 0, run.stdout[-6000:]
-    assert "replaces what serves" in " ".join(run.stdout.split())
+    assert "is replaced while requests wait" in " ".join(run.stdout.split())
     assert set(answers) == {"200"}
     after = instances(host)
     assert set(after) == set(before)
