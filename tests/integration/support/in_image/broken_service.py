@@ -59,6 +59,8 @@ class Faulty:
 
 if __name__ == "__main__":
     if FAULT == "gpu-full":
+        # As on a GPU, for which nothing is derived, torch loads the model.
+        os.environ.pop("API_DERIVED_PATH", None)
         mock.patch.object(torch.nn.Module, "to", out_of_memory).start()
     configured = settings.load()
     uvicorn.run(Faulty(create_app(configured)), host=configured.host, port=configured.port, log_level="warning")
