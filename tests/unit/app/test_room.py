@@ -1,21 +1,7 @@
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from app.room import Room, Stay
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(20):
-            await work
-
-    asyncio.run(limited())
-
-
-async def settle() -> None:
-    for _ in range(3):
-        await asyncio.sleep(0)
+from tests.unit.app.support import run, settle
 
 
 def test_large_pictures_take_turns_and_small_ones_do_not_wait() -> None:
