@@ -64,6 +64,13 @@ class Instance:
         return self.state == "running" and self.health in ("healthy", "none")
 
 
+# What a container gets that does something with files of the host for a release, beside those files.
+TOOL_OPTIONS = (
+    *("--rm", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+    *("--read-only", "--tmpfs=/tmp", "--user=0:0"),
+)
+
+
 def run_docker(arguments: list[str], timeout: float = 120) -> str:
     """Run ``docker ARGUMENTS`` and return what it printed; raise DockerError when it fails."""
     try:

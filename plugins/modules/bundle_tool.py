@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import TOOL_OPTIONS
+
 DOCUMENTATION = r"""
 module: bundle_tool
 short_description: Make or check a bundle in the service's image
@@ -44,11 +46,6 @@ reason: {description: Why not, in its own words, returned: success, type: str}
 notes: {description: What it understood and warns of, returned: success, type: list, elements: str}
 """
 
-# What a container gets that reads a bundle or makes one.
-RUN = (
-    *("docker", "run", "--rm", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-    *("--read-only", "--tmpfs=/tmp", "--user=0:0"),
-)
 # Without a line that says so itself, the last ones of what it wrote are the reason.
 SHOWN_LINES = 3
 
@@ -57,7 +54,7 @@ def command_line(image: str, arguments: list[str], volumes: list[str], network: 
     """Return the command that runs the tool in a container."""
     mounts = [f"--volume={volume}" for volume in volumes]
     reach = f"--network={'bridge' if network else 'none'}"
-    return [*RUN, reach, *mounts, image, "python", "-m", "app.bundle", *arguments]
+    return ["docker", "run", *TOOL_OPTIONS, reach, *mounts, image, "python", "-m", "app.bundle", *arguments]
 
 
 def reason_of(errors: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import TOOL_OPTIONS, DockerError, run_docker
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import derived_folder
 
 DOCUMENTATION = r"""
@@ -51,8 +51,7 @@ def command(state_dir: Path, release: dict[str, Any], models: str, timeout: int)
     settings, bundle = release["settings"], release["bundle"]
     environment = {**settings["env"], "API_BUNDLE_PATH": f"{models}/{bundle['name']}/{bundle['version']}"}
     return [
-        *("run", "--rm", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-        *("--read-only", "--tmpfs=/tmp", "--user=0:0"),
+        *("run", *TOOL_OPTIONS, "--network=none"),
         *(f"--cpus={settings['cpus']}", f"--memory={settings['memory']}", f"--pids-limit={settings['pids']}"),
         f"--volume={state_dir / 'bundles'}:{models}:ro",
         f"--volume={derived_folder(state_dir, release)}:{environment['API_DERIVED_PATH']}",
