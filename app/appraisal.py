@@ -104,7 +104,8 @@ def cost(found: Anatomy, size: int, divisor: int = 0) -> Cost:
             work = found.samples * _SAMPLE * _DEAR
         if divisor > 1:
             of_pixel = _SCALED_JPEG
-            memory = found.pixels * 2 * 3 // divisor**2
+            # Four bytes, and what it is when only one side has been resized.
+            memory = found.pixels * 6 // divisor**2
         memory += found.kept * _COEFFICIENT
     elif found.dear:
         of_byte *= _DEAR

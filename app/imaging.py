@@ -16,12 +16,12 @@ from app import appraisal
 from app import orientation as orientations
 from app.anatomy import Anatomy, without_compressed_texts
 from app.appraisal import Cost, Limits
-from app.bundle.manifest import Input, Interpolation
+from app.bundle.manifest import Input
 from app.engine import Pixels
 from app.errors import ServiceError
 from app.geometry import Geometry, Window
+from app.resizing import Padded, by_pillow, by_vectors, size_of
 from app.resizing import Picture as Decoded
-from app.resizing import Resize, by_pillow, by_vectors
 
 # A scaled JPEG keeps at least this many times the pixels of each side that the resize then averages: with two, one best
 # class in forty changed, with three one in three hundred.
@@ -82,7 +82,6 @@ class Decoder:
         max_pixels: int,
         mode: Mode = "exact",
         orientation: Orientation = "apply",
-        faster: Callable[[Interpolation], Resize] = by_vectors,
     ) -> None:
         # How much memory there is for decoding is known only once the model has its own.
         self.limits = Limits(max_pixels, sys.maxsize)
@@ -90,7 +89,7 @@ class Decoder:
         # What the resize makes of the short side, times the margin.
         self._enough = round(max(settings.size[1:]) / settings.crop_pct) * FAST_MARGIN if mode == "fast" else 0
         self._geometry = Geometry(settings)
-        self._resize = (faster if mode == "fast" else by_pillow)(settings.interpolation)
+        self._resize = (by_vectors if mode == "fast" else by_pillow)(settings.interpolation)
 
     def appraise(self, content: bytes) -> Picture:
         """What an image is and will cost; a ServiceError says why it is refused."""
@@ -115,7 +114,7 @@ class Decoder:
 
     def _fit(self, picture: Decoded, orientation: int) -> Pixels:
         """The picture upright and in the model's input size."""
-        width, height = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+        width, height = size_of(picture)
         lies = orientations.lies(orientation)
         sides = self._geometry.sides(*((height, width) if lies else (width, height)))
         window, left, top = self._geometry.place(*sides)
@@ -140,7 +139,7 @@ class Decoder:
         side = min(found.width, found.height)
         return next((number for number in JPEG_DIVISORS if side >= self._enough * number), 1)
 
-    def _decode_jpeg(self, known: Picture) -> Pixels | None:
+    def _decode_jpeg(self, known: Picture) -> Padded | None:
         """The pixels of a JPEG, at the smallest size that is enough; nothing where Pillow has to decode it."""
         divisor = self._divisor(known.anatomy)
         if not divisor:
@@ -150,7 +149,7 @@ class Decoder:
         try:
             if simplejpeg.decode_jpeg_header(known.content)[:2] != sides:
                 raise _corrupted("its header contradicts itself")
-            pixels: Pixels = simplejpeg.decode_jpeg(known.content, "RGB", min_height=height, min_width=width)
+            pixels: Padded = simplejpeg.decode_jpeg(known.content, "RGBX", min_height=height, min_width=width)
         except ValueError:  # it is damaged; what Pillow makes of it decides
             return None
         return pixels

@@ -1,28 +1,31 @@
-"""Resizing: ways to bring pixels to other sides, each as Pillow does it but for rounding."""
+"""Resizing: ways to bring a picture to other sides, each as Pillow does it but for rounding."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import numpy as np
-from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.bundle.manifest import Interpolation
 from app.engine import Pixels
 from app.geometry import Window
 
-type Picture = Image.Image | Pixels
+# Rows, columns, three colors and a byte that means nothing: how Pillow keeps RGB, so that nothing has to be copied.
+type Padded = NDArray[np.uint8]
+# As an image, in mode RGB.
+type Picture = Image.Image | Padded
 # Makes of a picture what is in the window once it has these sides.
 type Resize = Callable[[Picture, tuple[int, int], Window], Pixels]
 
-# The library with vector code keeps the interpreter to itself: it gets so many bytes of a picture at a time.
-_STRIP = 2 << 20
-# Its names of Pillow's filters, and how many pixels they reach.
-_FILTERS = {
-    "bilinear": (FilterType.bilinear, 1),
-    "bicubic": (FilterType.catmull_rom, 2),
-}
+# The filters that the library with vector code has under other names than Pillow.
+_FILTERS = {"bilinear": FilterType.bilinear, "bicubic": FilterType.catmull_rom}
+
+
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Its width and height."""
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
 
 
 def by_pillow(interpolation: Interpolation) -> Resize:
@@ -34,43 +37,31 @@ def by_vectors(interpolation: Interpolation) -> Resize:
     """Resize with vector instructions where there is code for the filter; no value differs by more than 3 of 255."""
     if interpolation not in _FILTERS:
         return by_pillow(interpolation)
-    kind, reach = _FILTERS[interpolation]
-    return functools.partial(_by_vectors, ResizeAlg.convolution(kind), reach)
+    return functools.partial(_by_vectors, ResizeAlg.convolution(_FILTERS[interpolation]))
 
 
 def _by_pillow(resample: Image.Resampling, picture: Picture, sides: tuple[int, int], window: Window) -> Pixels:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = picture if isinstance(picture, Image.Image) else _as_image(picture, "RGBX").convert("RGB")
     left, top, width, height = window
     return np.array(image.resize(sides, resample).crop((left, top, left + width, top + height)))
 
 
-def _by_vectors(algorithm: ResizeAlg, reach: int, picture: Picture, sides: tuple[int, int], window: Window) -> Pixels:
-    pixels = np.asarray(picture)
-    height, width = pixels.shape[:2]
+def _by_vectors(algorithm: ResizeAlg, picture: Picture, sides: tuple[int, int], window: Window) -> Pixels:
+    # CMYK, because the library takes any four bytes that are called so as they are.
+    source = picture if isinstance(picture, Image.Image) else _as_image(picture, "CMYK")
+    width, height = source.size
     across, down = width / sides[0], height / sides[1]
-    # Rows of the picture that a row of the result needs above and below its own.
-    beside = reach * max(1.0, down) + 1
-    rows = max(1, int(_STRIP / (3 * width * down)))
-    result = np.empty((window.height, window.width, 3), np.uint8)
-    for row in range(0, window.height, rows):
-        count = min(rows, window.height - row)
-        begin = (window.top + row) * down
-        first, last = max(0, math.floor(begin - beside)), math.ceil(begin + count * down + beside)
-        strip = pixels[first:last]
-        # First along the rows, as Pillow does: in the other order every eighth value is rounded otherwise.
-        source = ImageData(width, len(strip), PixelType.U8x3, strip.tobytes())
-        narrow = ImageData(window.width, len(strip), PixelType.U8x3)
-        target = ImageData(window.width, count, PixelType.U8x3)
-        left, top = window.left * across, begin - first
-        columns = CropBox(left, 0, _within(left, window.width * across, width), len(strip))
-        rows_there = CropBox(0, top, window.width, _within(top, count * down, len(strip)))
-        for one, other, part in ((source, narrow, columns), (narrow, target, rows_there)):
-            Resizer().resize(one, other, ResizeOptions(algorithm, use_alpha=False, crop_box=part))
-        result[row : row + count] = np.frombuffer(target.get_buffer(), np.uint8).reshape(count, window.width, 3)
-    return result
+    # First along the rows, as Pillow does: in the other order every eighth value is rounded otherwise.
+    narrow = Image.new(source.mode, (window.width, height))
+    target = Image.new(source.mode, (window.width, window.height))
+    left, top = window.left * across, window.top * down
+    columns = CropBox(left, 0, min(window.width * across, width - left), height)
+    rows = CropBox(0, top, window.width, min(window.height * down, height - top))
+    for one, other, part in ((source, narrow, columns), (narrow, target, rows)):
+        Resizer().resize_pil(one, other, ResizeOptions(algorithm, crop_box=part))
+    return np.ascontiguousarray(np.asarray(target)[:, :, :3])
 
 
-def _within(begin: float, length: float, limit: int) -> float:
-    """The length that a part has which begins there: what is reckoned in fractions may end just behind the limit."""
-    length = min(length, limit - begin)
-    return length if begin + length <= limit else math.nextafter(length, 0)
+def _as_image(pixels: Padded, mode: str) -> Image.Image:
+    """The same bytes as an image of four channels."""
+    return Image.frombuffer(mode, size_of(pixels), pixels, "raw", mode, 0, 1)

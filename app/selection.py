@@ -169,7 +169,7 @@ class Referee:
             # The first round prepares what is kept; a start does not wait for that twice with a large model.
             if not large:
                 work()
-            return shortest(work, time.perf_counter) / (self._threads * engine.in_flight * count)
+            return shortest(work) / (self._threads * engine.in_flight * count)
 
 
 def _refusals(trials: Sequence[Trial]) -> list[str]:

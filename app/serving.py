@@ -19,7 +19,6 @@ from app.engine import Engine, NotBuiltError, Pixels, Precision, Runtime
 from app.errors import BundleError, ServiceError
 from app.imaging import Decoder
 from app.recipe import Given, settle
-from app.resizing import by_vectors
 from app.selection import Referee, Selection, ways
 from app.served import Facts, ServedModel, cpu_batch, cpu_threads, facts_of
 from app.settings import PREFIX, Settings
@@ -122,7 +121,7 @@ def load(settings: Settings, found: Derived | None, phases: dict[str, float]) ->
         reason=selected.reason,
         trials=selected.trials,
         derived=found.folder if found else None,
-        decoder=_decoder(source.facts, settings, builder.device),
+        decoder=Decoder(source.facts.settings, settings.max_pixels, settings.decode, settings.orientation),
         workers=builder.threads,
         torch_version=torch.__version__,
         load_phases=phase.rounded(),
@@ -143,13 +142,6 @@ def choose(settings: Settings, builder: Builder, source: Source) -> Selection:
     compared = samples(source.golden, Decoder(source.facts.settings, manifests.GOLDEN_PIXELS))
     referee = Referee(builder, compared, source.tolerance, builder.threads)
     return referee.choose(ways(settings.engine, settings.precision, builder.device))
-
-
-def _decoder(facts: Facts, settings: Settings, device: str) -> Decoder:
-    faster = by_vectors
-    if device != "cpu":
-        from app.torch_resizing import by_torch as faster
-    return Decoder(facts.settings, settings.max_pixels, settings.decode, settings.orientation, faster)
 
 
 def samples(golden: Sequence[Path], decoder: Decoder) -> list[Pixels]:

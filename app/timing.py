@@ -8,17 +8,13 @@ _ENOUGH_SECONDS = 0.05
 _ROUNDS = 6
 
 
-def shortest(work: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
-    """The shortest of some runs, in seconds of the clock.
-
-    The calling thread's own CPU time, as here by default, does not grow with what else the machine does; the shortest
-    run is the one that others, and what a first run prepares, disturbed least.
-    """
+def shortest(work: Callable[[], object]) -> float:
+    """The seconds of the shortest of some runs: others, and what a first run prepares, disturbed it least."""
     times: list[float] = []
     while len(times) < _ROUNDS and sum(times) < _ENOUGH_SECONDS:
-        started = clock()
+        started = time.perf_counter()
         work()
-        times.append(clock() - started)
+        times.append(time.perf_counter() - started)
     return min(times)
 
 

@@ -178,7 +178,7 @@ class TorchEngine(Engine):
         lone: dict[int, float] = {}
         for number in (1, self._threads):
             self._lone_threads = number
-            lone[number] = shortest(after_a_pause, time.perf_counter) - _PAUSE_SECONDS
+            lone[number] = shortest(after_a_pause) - _PAUSE_SECONDS
         self._lone_threads = self._threads if lone[self._threads] < _WORTH_IT * lone[1] else 1
 
     def _fold(self) -> None:

@@ -3,17 +3,14 @@
 import io
 import json
 import struct
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
 from app import orientation
-from app.bundle.manifest import Input, Interpolation
+from app.bundle.manifest import Input
 from app.imaging import Decoder, Mode, Orientation
-from app.resizing import Resize, by_pillow, by_vectors
-from app.torch_resizing import by_torch
 from tests.unit.app.support import CAT, fresh, segment
 
 HALF = (0.5, 0.5, 0.5)
@@ -50,9 +47,8 @@ def decoder(
     settings: Input = INPUTS[0],
     mode: Mode = "exact",
     wanted: Orientation = "apply",
-    way: Callable[[Interpolation], Resize] = by_vectors,
 ) -> Decoder:
-    return Decoder(settings, 50_000_000, mode, wanted, way)
+    return Decoder(settings, 50_000_000, mode, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +64,10 @@ def album(cat: Image.Image) -> dict[int, bytes]:
 
 @pytest.mark.parametrize("settings", INPUTS, ids=lambda one: f"{one.crop_mode}-{one.size[1]}x{one.size[2]}")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", [by_pillow, by_vectors, by_torch])
 def test_every_way_to_store_a_picture_gives_the_upright_one(
-    album: dict[int, bytes], settings: Input, mode: Mode, way: Callable[[Interpolation], Resize]
+    album: dict[int, bytes], settings: Input, mode: Mode
 ) -> None:
-    decode = decoder(settings, mode, way=way).decode
+    decode = decoder(settings, mode).decode
     upright = decode(album[1])
     assert (upright.orientation, upright.orientation_applied) == (1, False)
     for tag in STORED:
