@@ -2,6 +2,7 @@
 #
 #   docker build .                                               CPU, official Python base, vendor's CPU wheels of torch
 #   docker build --build-arg FLAVOR=cu124 .                      CUDA 12.4; cu130: CUDA 13.0
+#   docker build --build-arg FLAVOR=cu124 --build-arg CUDA_LIBRARIES=whole .    with what a classifier never calls, too
 #   docker build --target gateway .                              HAProxy, which stands in front of the instances
 #   docker build --target test .                                 the service plus pytest
 #
@@ -45,14 +46,24 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM venv AS distribution
 RUN --mount=type=secret,id=ca \
     sh /build/apt-install.sh python3-torch python3-torchvision libopenblas0-openmp gcc libc6-dev
-COPY docker/collect_torch.py /build/
+COPY docker/collect_torch.py docker/stand_in.py /build/
 RUN --mount=type=bind,from=base,target=/runtime \
     python3 /build/collect_torch.py /runtime /opt/torch
 
-FROM ${TORCH_SOURCE} AS torch
-COPY docker/prune.py docker/prune.txt /build/
+FROM ${TORCH_SOURCE} AS unpruned
+
+FROM unpruned AS torch
+# slim: small libraries take the places of those in stand-ins.txt; whole: the real ones stay, 1.2 GB more.
+ARG CUDA_LIBRARIES=slim
+COPY docker/prune.py docker/prune.txt docker/stand_in.py docker/stand-ins.txt /build/
 # Compiled files that are never checked against their source: a read-only container could not renew them anyway.
-RUN /opt/venv/bin/python /build/prune.py /build/prune.txt /opt \
+RUN --mount=type=bind,from=unpruned,source=/opt/torch,target=/build/whole \
+    /opt/venv/bin/python /build/prune.py /build/prune.txt /opt \
+    && case "${CUDA_LIBRARIES}" in \
+        slim) /opt/venv/bin/python /build/stand_in.py /build/stand-ins.txt /opt/torch /build/whole ;; \
+        whole) ;; \
+        *) echo "error: CUDA_LIBRARIES is '${CUDA_LIBRARIES}'; choose slim or whole" >&2 && exit 1 ;; \
+    esac \
     && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/torch
 
 # --- Everything else -------------------------------------------------------------------------------------------------
@@ -124,9 +135,10 @@ RUN sh /build/add-user.sh appuser 1000 /app \
 COPY --from=venv /opt/python /opt/python
 COPY --from=torch /opt/torch /opt/torch
 COPY --from=builder /opt/venv /opt/venv
-# Libraries of the distribution's torch become findable; the imports prove that pruning took nothing that is needed.
+# Libraries of the distribution's torch become findable; the imports prove that pruning took nothing that is needed, and
+# that stand-ins have every symbol.
 RUN if [ -d /opt/torch/torch.libs ]; then echo /opt/torch/torch.libs > /etc/ld.so.conf.d/torch.conf && ldconfig; fi \
-    && python -c 'import timm, torch, torchvision; torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5)'
+    && LD_BIND_NOW=1 python -c 'import timm, torch, torchvision; torchvision.ops.nms(torch.rand(1, 4), torch.rand(1), 0.5)'
 COPY --from=builder /app/app /app/app
 WORKDIR /app
 USER 1000:1000

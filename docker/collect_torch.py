@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stand_in import make, wanted
+
 PACKAGES = Path("/usr/lib/python3/dist-packages")
 WANTED = ("torch", "torchgen", "functorch", "torchvision", "torch-*", "torchvision-*")
 # Its closure is the whole of ffmpeg; without it torchvision reads no video, which this service never does.
@@ -61,24 +63,16 @@ def without_stood_in(binaries: list[Path], libraries: dict[str, Path]) -> dict[s
     return found
 
 
-def symbols(binary: Path, kind: str) -> dict[str, tuple[str, int]]:
-    """Type and size of each dynamic symbol that a binary defines, or lacks (`--undefined-only`)."""
-    command = ["nm", "--dynamic", "--format=posix", "--without-symbol-versions", "--radix=d", kind, str(binary)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = [line.split() for line in output.splitlines()]
-    return {row[0]: (row[1], int(row[3]) if len(row) > 3 else 0) for row in rows}
-
-
-def stand_in(target: Path, library: Path, users: list[Path]) -> None:
+def trap(target: Path, library: Path, users: list[Path]) -> None:
     """Make a library that satisfies the users' links to another one; calling into it ends the process."""
-    defined = symbols(library, "--defined-only")
-    wanted = sorted({name for user in users for name in symbols(user, "--undefined-only")} & defined.keys())
-    lines: list[str] = []
-    for name in wanted:
-        kind, size = defined[name]
-        lines.append(f"void {name}(void) {{ __builtin_trap(); }}" if kind in "TtWi" else f"char {name}[{size}];")
-    options = ["-shared", "-x", "c", "-fno-builtin", f"-Wl,-soname,{target.name}", "-o", str(target), "-"]
-    subprocess.run(["gcc", *options], input="\n".join(lines), check=True, text=True)
+    exported = wanted(library, users)
+    lines = [
+        f"void {symbol.name}(void) {{ __builtin_trap(); }}"
+        if symbol.is_function
+        else f"char {symbol.name}[{symbol.size}];"
+        for symbol in exported
+    ]
+    make(target, "\n".join(lines) + "\n", exported)
 
 
 def forward(target: Path, library: Path) -> None:
@@ -109,7 +103,7 @@ def main(runtime: Path, target: Path) -> None:
     instead = {name: path for name, path in needed.items() if name in STOOD_IN}
     needed = without_stood_in([*binaries, *originals], needed)
     for name, path in instead.items():
-        stand_in(libraries / name, path, [*binaries, *originals, *needed.values()])
+        trap(libraries / name, path, [*binaries, *originals, *needed.values()])
     for name, path in needed.items():
         if (runtime / path.relative_to("/")).exists():
             continue

@@ -16,7 +16,8 @@ Usage: scripts/docker-build.sh [--flavor cpu|cu124|cu130] [--builder-base IMAGE 
 Builds timm-classifier:FLAVOR and timm-classifier-gateway:latest. Both bases are $registry_base where a
 registry answers; else $bootstrapped_base is made from Debian packages (scripts/bootstrap-base.sh).
 From the environment: http_proxy https_proxy no_proxy; CA_BUNDLE (default: this machine's CA certificates);
-PIP_CONFIG_FILE (a private index); PIP_NO_INDEX=1 (only wheelhouse/); TORCH_INDEX_URL (CPU wheels of torch).
+PIP_CONFIG_FILE (a private index); PIP_NO_INDEX=1 (only wheelhouse/); TORCH_INDEX_URL (CPU wheels of torch);
+CUDA_LIBRARIES=whole (with the CUDA libraries that a classifier never calls, 1.2 GB).
 HELP
             exit 0
             ;;
@@ -62,7 +63,7 @@ arguments=(--build-arg "TORCH=$torch" --build-arg "BUILDER_BASE=$builder_base" -
     --build-arg "FLAVOR=$flavor" --build-arg "TORCH_SOURCE=${torch_source:-wheel}"
     --build-arg "VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' app/__init__.py)"
     --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)")
-for name in http_proxy https_proxy no_proxy PIP_NO_INDEX TORCH_INDEX_URL; do
+for name in http_proxy https_proxy no_proxy PIP_NO_INDEX TORCH_INDEX_URL CUDA_LIBRARIES; do
     [[ -z ${!name:-} ]] || arguments+=(--build-arg "$name=${!name}")
 done
 for bundle in "${CA_BUNDLE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt; do

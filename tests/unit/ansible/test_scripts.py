@@ -207,6 +207,10 @@ class TestBuild:
         assert "--build-arg https_proxy=http://proxy.example:3128" in service
         assert "--build-arg PIP_NO_INDEX=1" in service
 
+    def test_keeps_every_cuda_library_when_told_to(self, checkout: Checkout) -> None:
+        checkout.run("docker-build.sh", "--flavor", "cu124", CUDA_LIBRARIES="whole")
+        assert "--build-arg CUDA_LIBRARIES=whole" in checkout.calls[-1]
+
     def test_refuses_an_unknown_flavor(self, checkout: Checkout) -> None:
         done = checkout.run("docker-build.sh", "--flavor", "cu999")
         assert done.returncode == 64
