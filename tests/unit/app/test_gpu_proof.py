@@ -22,6 +22,7 @@ def test_without_a_gpu_the_proof_tries_everything_on_the_cpu_and_says_so(tmp_pat
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {name: step["result"] for name, step in summary["steps"].items()} == {
         "hardware": "passed",
+        "packages": "passed",
         "host facts and access probe": "passed",
         "tests marked gpu": "passed",
         "engine beside the bound, service under load, drain": "passed",
@@ -31,4 +32,16 @@ def test_without_a_gpu_the_proof_tries_everything_on_the_cpu_and_says_so(tmp_pat
     assert row["service"]["rate"] > 0
     assert row["service"]["loop_us"] > 0
     assert row["service"]["drained_s"] < 30
-    assert "| mobilenetv3_small_050 | fp32 | 2 |" in (tmp_path / "table.md").read_text()
+    head, _, cells = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()]
+    shown = dict(zip(head, cells, strict=True))
+    assert [shown.pop(name) for name in ("model", "precision", "batch")] == ["mobilenetv3_small_050", "fp32", "2"]
+    bound, served = row["bound"], row["service"]
+    rates = {"with cudnn.benchmark": "bound_with_benchmark", "eager": "eager", "engine with uploads": "engine"}
+    expected = {name: f"{row[key]:.1f}/s ({row[key] / bound:.0%})" for name, key in rates.items()}
+    expected |= {
+        "bound, CPU": f"{bound:.1f}/s",
+        "whole service": f"{served['rate']:.1f}/s ({served['rate'] / bound:.0%})",
+    }
+    expected["µs of its loop + threads"] = f"{served['loop_us']:.0f} + {sum(served['threads_us']):.0f}"
+    assert shown == expected
+    assert (tmp_path / "table.md").read_text().strip() in done.stdout
