@@ -2,8 +2,8 @@
 
 import argparse
 
-from bench import agree, compare, machine, overload, slow, start, versions
-from bench.compare import PHOTOS
+from bench import agree, compare, forwards, machine, overload, slow, start, sweep, versions
+from bench.compare import PHOTOS, Group
 
 
 def main() -> None:
@@ -12,11 +12,19 @@ def main() -> None:
     image = machine.build(options.image)
     machine.DATA.mkdir(exist_ok=True)
     machine.DATA.chmod(0o777)
-    machine.python(image, "-m", "bench.prepare", "/data", options.model)
+    groups = compare.table() if options.command == "table" else []
+    models = options.models.split(",") if options.command == "forwards" else [options.model]
+    machine.python(image, "-m", "bench.prepare", "/data", *(group.model for group in groups), *models)
     if options.command == "compare":
-        compare.run(
-            image, options.model, options.servers.split(","), _cells(options.cells), options.rounds, options.seconds
-        )
+        groups = [Group(options.model, options.servers.split(","), _cells(options.cells))]
+    if groups:
+        for group in groups:
+            compare.run(image, group, options.rounds, options.seconds)
+    elif options.command == "sweep":
+        clients = [int(count) for count in options.clients.split(",")]
+        sweep.run(image, options.model, options.peer, clients, options.rounds, options.seconds)
+    elif options.command == "forwards":
+        forwards.run(image, models, options.rounds, options.seconds)
     elif options.command == "versions":
         cells = _cells(options.cells)
         versions.run(image, options.image, options.before, options.model, cells, options.rounds, options.seconds)
@@ -40,10 +48,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="mobilenetv3_small_050", help="timm architecture (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
 
+    command = commands.add_parser(
+        "table", help="both models beside every peer with its best settings, in a quarter of an hour"
+    )
+    command.add_argument("--rounds", type=int, default=5)
+    command.add_argument("--seconds", type=int, default=3)
+
+    command = commands.add_parser("sweep", help="the settings of a peer")
+    command.add_argument("--peer", default="mosec", help="inline, litserve, mosec or mosec+openvino")
+    command.add_argument("--clients", default="1,8,64")
+    command.add_argument("--rounds", type=int, default=2)
+    command.add_argument("--seconds", type=int, default=2)
+
+    command = commands.add_parser("forwards", help="the service's engine beside torch and OpenVINO alone")
+    command.add_argument("--models", default="vit_tiny_patch16_224,convnext_tiny,efficientnet_b3")
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--seconds", type=int, default=3)
+
     command = commands.add_parser("compare", help="beside other servers and the limits of the machine")
     command.add_argument(
         "--servers",
-        default="ours,mosec,litserve,inline",
+        default="ours,gateway,mosec,litserve,inline",
         help="also mosec+openvino, mosec+openvino=bf16, mosec+batch=8, ours+precision=fp32",
     )
     command.add_argument("--cells", default=",".join(f"{PHOTOS[0]}:{n}" for n in (1, 8, 64)) + f",{PHOTOS[1]}:8")

@@ -8,19 +8,23 @@ Prints a table of every way to compute the model: how fast, how much it changes 
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app import serving
 from app.engine import Build
-from app.selection import Selection
+from app.selection import Selection, WantedPrecision
 from app.settings import Settings
 from bench.figures import table
+
+if TYPE_CHECKING:
+    import openvino
 
 # Pixels of the largest picture that is measured with.
 LARGEST = 50_000_000
 
 
-def _asked(folder: Path, max_batch: int) -> Settings:
-    return Settings(bundle_path=folder, device="cpu", max_batch=max_batch)
+def _asked(folder: Path, max_batch: int, precision: WantedPrecision = "auto") -> Settings:
+    return Settings(bundle_path=folder, device="cpu", max_batch=max_batch, precision=precision)
 
 
 def build(folder: Path, max_batch: int) -> Build:
@@ -28,10 +32,15 @@ def build(folder: Path, max_batch: int) -> Build:
     return serving.prepare(_asked(folder, max_batch))[0]
 
 
-def as_served(folder: Path, max_batch: int) -> Selection:
+def as_served(folder: Path, max_batch: int, precision: WantedPrecision = "auto") -> Selection:
     """What the service would choose."""
-    asked = _asked(folder, max_batch)
+    asked = _asked(folder, max_batch, precision)
     return serving.choose(asked, *serving.prepare(asked))
+
+
+def converted(folder: Path) -> "openvino.Model":
+    """What OpenVINO computes of a bundle's model."""
+    return serving.prepare(_asked(folder, 1))[0].converted()
 
 
 def main() -> None:

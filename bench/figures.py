@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,9 +35,9 @@ def median(runs: Iterable[Figure]) -> Figure:
     return Figure(statistics.median(rates), statistics.median(latencies))
 
 
-def combined(first: float, second: float) -> float:
-    """The rate of two kinds of work that share the same cores and cost nothing else."""
-    return 1 / (1 / first + 1 / second)
+def combined(*rates: float) -> float:
+    """The rate of several kinds of work that share the same cores and cost nothing else."""
+    return 1 / sum(1 / rate for rate in rates)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -53,16 +53,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def comparison(medians: Mapping[str, Figure], ours: str, bound: float) -> list[str]:
-    """One row: every server, ours as a multiple of each other one (of latency too), and its share of the bound."""
-    mine = medians[ours]
-    cells = [f"{figure.rate:.1f}/s, {figure.p50_ms:.1f} ms" for figure in medians.values()]
-    others = [
-        f"{mine.rate / figure.rate:.2f} ({mine.p50_ms / figure.p50_ms:.2f})"
-        for name, figure in medians.items()
-        if name != ours
-    ]
-    return [*cells, *others, f"{mine.rate / bound:.0%} of {bound:.0f}/s"]
+def described(runs: Sequence[Figure]) -> str:
+    """The median of some rounds, with the slowest and the fastest."""
+    rates = [figure.rate for figure in runs]
+    found = median(runs)
+    return f"{found.rate:.1f}/s ({min(rates):.1f} to {max(rates):.1f}), {found.p50_ms:.1f} ms"
+
+
+def ratio(mine: Figure, other: Figure) -> str:
+    """How many times the other's rate, and in brackets its median latency."""
+    return f"{mine.rate / other.rate:.2f} ({mine.p50_ms / other.p50_ms:.2f})"
 
 
 def put_section(text: str, title: str, body: str) -> str:

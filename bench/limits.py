@@ -1,23 +1,33 @@
-"""The limits of this machine, inside the image: the forward alone and the decode alone, on every core."""
+"""The limits of this machine, inside the image: forward, decode and HTTP, each alone on every core.
+
+python -m bench.limits BUNDLE PHOTOGRAPH SECONDS PRECISION
+"""
 
 import json
+import resource
+import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-import torch
+import numpy as np
 
 from app import cpus
 from app.bundle.manifest import read
-from app.engine import Engine
-from app.imaging import Decoder, Mode
+from app.engine import Engine, Pixels
+from app.imaging import Decoder
+from app.selection import WantedPrecision
 from bench import engines
-from bench.figures import combined
+from bench.figures import combined, parse_wrk
+from bench.load import cpu_seconds
 
 BATCH = 4
+_CONNECTIONS = 8
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
@@ -25,7 +35,7 @@ def rate(work: Callable[[], int], seconds: float) -> float:
     totals: list[float] = []
 
     def loop() -> None:
-        torch.set_num_threads(1)
+        cpus.keep_to_one()
         work()
         done, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
@@ -40,7 +50,8 @@ def rate(work: Callable[[], int], seconds: float) -> float:
     return sum(totals)
 
 
-def _forward(engine: Engine, images: list[torch.Tensor]) -> int:
+def forward(engine: Engine, images: list[Pixels]) -> int:
+    """One batch; how many images that is."""
     return len(engine.predict(images))
 
 
@@ -48,23 +59,67 @@ def _decode(decoder: Decoder, photo: bytes) -> int:
     return bool(decoder.decode(photo))
 
 
+def http(photograph: Path, seconds: float) -> tuple[float, float]:
+    """Requests a second on every core, by the processor time that one takes: the server's, and the client's."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "bench.http_alone", str(port)])
+    try:
+        _listening(port)
+        before, clients_before = sum(cpu_seconds(server.pid).values()), _children()
+        printed = subprocess.run(
+            [
+                *("wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{seconds:.0f}s", "--latency"),
+                *("-s", str(photograph.with_suffix(".form.lua")), f"http://127.0.0.1:{port}/api/v1/predict"),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        requests = parse_wrk(printed).rate * round(seconds)
+        spent = sum(cpu_seconds(server.pid).values()) - before
+        share = cpus.available() * requests
+        return share / spent, share / (_children() - clients_before)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _listening(port: int) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit("error: the server that only reads uploads does not listen after 30 s")
+
+
 def main() -> None:
     """Print the rates of one bundle and one photograph as JSON."""
-    bundle, photo, seconds = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), float(sys.argv[3])
+    bundle, path, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     settings = read(bundle)[0].input
-    result: dict[str, float] = {}
-    images = [torch.zeros(settings.size, dtype=torch.uint8)] * BATCH
-    # As timm gives it, and as the service would run it on this CPU.
-    usual = engines.build(bundle, BATCH)("torch", "fp32")
-    ours = engines.as_served(bundle, BATCH).engine
-    for name, engine in (("eager", usual), ("served", ours)):
-        result[f"forward_{name}"] = rate(partial(_forward, engine, images), seconds)
-    modes: tuple[Mode, ...] = ("exact", "fast")
-    for mode in modes:
-        decoder = Decoder(settings, engines.LARGEST, mode)
-        result[f"decode_{mode}"] = rate(partial(_decode, decoder, photo), seconds)
-    result["both_usual"] = combined(result["forward_eager"], result["decode_exact"])
-    result["both_ours"] = combined(result["forward_served"], result["decode_fast"])
+    selection = engines.as_served(bundle, BATCH, cast(WantedPrecision, sys.argv[4]))
+    height, width = settings.size[1:]
+    images = [np.zeros((height, width, 3), np.uint8)] * BATCH
+    decoder = Decoder(settings, engines.LARGEST, "fast")
+    computed = rate(partial(forward, selection.engine, images), seconds)
+    decode = rate(partial(_decode, decoder, path.read_bytes()), seconds)
+    served, asked = http(path, max(1.0, seconds))
+    result = {
+        "engine": f"{selection.engine.runtime} {selection.engine.precision}",
+        "forward": computed,
+        "decode": decode,
+        "http": served,
+        "clients": asked,
+        "both": combined(computed, decode),
+        "all": combined(computed, decode, served, asked),
+    }
     print(json.dumps(result))
 
 

@@ -102,7 +102,7 @@ def run(port: int, photograph: Path, clients: int, seconds: float, processes: in
     processes = min(processes, clients)
     shares = [clients // processes + (number < clients % processes) for number in range(processes)]
     workers = [context.Process(target=_work, args=(port, request, share, seconds, answers)) for share in shares]
-    before = _cpu_seconds(server)
+    before = cpu_seconds(server)
     for worker in workers:
         worker.start()
     times: list[float] = []
@@ -117,13 +117,13 @@ def run(port: int, photograph: Path, clients: int, seconds: float, processes: in
     if not times:
         return Load(0.0, 0.0, 0.0, refused)
     load = Load(len(times) / seconds, 1000 * percentile(times, 0.5), 1000 * percentile(times, 0.99), refused)
-    spent = {task: 1e6 * (after - before.get(task, 0)) / len(times) for task, after in _cpu_seconds(server).items()}
+    spent = {task: 1e6 * (after - before.get(task, 0)) / len(times) for task, after in cpu_seconds(server).items()}
     load.loop_us = round(spent.pop(server, 0.0), 1)
     load.threads_us = sorted((round(value, 1) for value in spent.values() if value >= 1), reverse=True)
     return load
 
 
-def _cpu_seconds(process: int) -> dict[int, float]:
+def cpu_seconds(process: int) -> dict[int, float]:
     """Seconds that each thread of a process has computed; some sandboxes only count whole ticks."""
     found: dict[int, float] = {}
     if not process:

@@ -21,11 +21,9 @@ def docker(*arguments: str) -> str:
 
 
 def build(service: str) -> str:
-    """Put wrk, the peers and this folder on top of an image of the service; return the new image's name."""
+    """Put wrk and this folder on top of an image of the service; return the new image's name."""
     name = f"bench-{service.replace(':', '-').replace('/', '-')}"
     secrets = [f"id=ca,src={_CA_BUNDLE}"] if _CA_BUNDLE.exists() else []
-    if os.environ.get("PIP_CONFIG_FILE"):
-        secrets.append(f"id=pipconf,src={os.environ['PIP_CONFIG_FILE']}")
     docker(
         *("buildx", "build", "--load", "--quiet", "--tag", name, "--build-arg", f"SERVICE={service}"),
         *("--build-context", f"scripts={ROOT / 'docker'}"),
@@ -40,10 +38,20 @@ def python(image: str, *arguments: str) -> str:
     return docker("run", "--rm", "--network", "host", "-v", f"{DATA}:/data", image, "python", *arguments)
 
 
+def _about() -> dict[str, str]:
+    listed = subprocess.run(["lscpu"], check=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    return dict(line.split(":", 1) for line in listed.stdout.splitlines() if ":" in line)
+
+
+def reduces() -> bool:
+    """Whether the processor computes in bf16 itself."""
+    flags = _about()["Flags"].split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def description() -> str:
     """One line about the processor, as RESULTS.md needs it: cores, model, and what units it has."""
-    listed = subprocess.run(["lscpu"], check=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
-    about = dict(line.split(":", 1) for line in listed.stdout.splitlines() if ":" in line)
+    about = _about()
     flags = about["Flags"].split()
     present = [unit for unit in _UNITS if unit in flags]
     absent = [unit for unit in _UNITS if unit not in flags]

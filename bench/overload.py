@@ -18,15 +18,16 @@ IMPATIENT_SECONDS = 0.2
 class LiveProbe(threading.Thread):
     """Asks the live endpoint twenty times a second over one connection and keeps the latencies."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
+        self._port = port
         self.milliseconds: list[float] = []
         self.failures = 0
         self._ended = threading.Event()
 
     def run(self) -> None:
         """Ask until told to stop."""
-        connection = http.client.HTTPConnection("127.0.0.1", servers.PORT, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
         while not self._ended.wait(0.05):
             began = time.perf_counter()
             try:
@@ -76,11 +77,13 @@ def megabytes(usage: str) -> float:
     raise ValueError(f"docker stats says {usage!r}, which is no amount of memory")
 
 
-def clients(image: str, count: int, seconds: float, patience: float = 3600.0) -> list[tuple[int, float, float, bool]]:
+def clients(
+    image: str, port: int, count: int, seconds: float, patience: float = 3600.0
+) -> list[tuple[int, float, float, bool]]:
     """Run insistent clients and return what each request got: status, seconds, Retry-After, came back after a 503."""
     printed = machine.python(
         image,
-        *("-m", "bench.clients", "insistent", "--port", str(servers.PORT), "--path", "/api/v1/predict"),
+        *("-m", "bench.clients", "insistent", "--port", str(port), "--path", "/api/v1/predict"),
         *("--photograph", f"/data/{PHOTO}.jpg", "--clients", str(count), "--seconds", str(seconds)),
         *("--patience", str(patience)),
     )
@@ -91,12 +94,12 @@ def _successful(answers: list[tuple[int, float, float, bool]], seconds: float) -
     return sum(status == 200 for status, *_ in answers) / seconds
 
 
-def _single(server: servers.Server, count: int = 15) -> float:
+def _single(running: servers.Running, count: int = 15) -> float:
     """The median latency of lone requests, in milliseconds."""
     took = []
     for _ in range(count):
         began = time.perf_counter()
-        servers.ask(server)
+        running.ask()
         took.append((time.perf_counter() - began) * 1000)
     return statistics.median(took)
 
@@ -107,18 +110,18 @@ def run(image: str, model: str, count: int, seconds: int) -> None:
     rows = []
     kinds = {"obey Retry-After": 3600.0, f"come back after {IMPATIENT_SECONDS} s": IMPATIENT_SECONDS}
     for title, patience in kinds.items():
-        with servers.running(server, image) as container:
-            calm = {number: _successful(clients(image, number, 8), 8) for number in CALM}
+        with servers.running(server, image) as running:
+            calm = {number: _successful(clients(image, running.port, number, 8), 8) for number in CALM}
             best = max(calm.values())
-            before = _single(server)
-            live, memory = LiveProbe(), MemoryProbe(container)
+            before = _single(running)
+            live, memory = LiveProbe(running.port), MemoryProbe(running.containers[0])
             for probe in (live, memory):
                 probe.start()
-            answers = clients(image, count, seconds, patience)
+            answers = clients(image, running.port, count, seconds, patience)
             for probe in (live, memory):
                 probe.stop()
             time.sleep(2)
-            after = _single(server)
+            after = _single(running)
         rate = _successful(answers, seconds)
         refused = [took * 1000 for status, took, *_ in answers if status == 503]
         second = [status for status, _, _, came_back in answers if came_back]

@@ -3,11 +3,13 @@
 import sys
 from pathlib import Path
 
+import openvino
 import timm
 import torch
 from PIL import Image
 
 from app.bundle.__main__ import main as bundle
+from bench import engines
 
 SIZES = ((500, 375), (4000, 3000))
 # The file of 500x375 is as large as a photograph from a camera or the web: some 58 KB.
@@ -22,19 +24,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for name in sys.argv[2:]:
         target = folder / "models" / name / "1"
-        if target.exists():
-            continue
-        checkpoint = folder / f"{name}.pth"
-        torch.manual_seed(0)
-        torch.save(timm.create_model(name).state_dict(), checkpoint)
-        code = bundle(
-            [
-                *("create", "--checkpoint", str(checkpoint), "--architecture", name, "--name", name, "--version", "1"),
-                *("--output", str(folder / "models")),
-            ]
-        )
-        if code:
-            raise SystemExit(code)
+        if not target.exists():
+            _bundle(folder, name)
+        converted = folder / "models" / name / "openvino.xml"
+        if not converted.exists():
+            openvino.save_model(engines.converted(target), converted, compress_to_fp16=False)
     photograph = Image.open(PHOTOGRAPH).convert("RGB")
     for width, height in SIZES:
         path = folder / f"{width}x{height}.jpg"
@@ -53,6 +47,20 @@ def main() -> None:
                 'wrk.method = "POST"\nwrk.body = f:read("*a")\n'
                 f'wrk.headers["Content-Type"] = "{TYPES[kind]}"\n'
             )
+
+
+def _bundle(folder: Path, name: str) -> None:
+    checkpoint = folder / f"{name}.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model(name).state_dict(), checkpoint)
+    code = bundle(
+        [
+            *("create", "--checkpoint", str(checkpoint), "--architecture", name, "--name", name, "--version", "1"),
+            *("--output", str(folder / "models")),
+        ]
+    )
+    if code:
+        raise SystemExit(code)
 
 
 def bodies(photograph: bytes) -> dict[str, bytes]:

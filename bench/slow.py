@@ -13,16 +13,15 @@ def run(image: str, model: str, count: int, seconds: int) -> None:
     """Load the service alternately with and without the slow clients beside."""
     server = servers.ours(model)
     found: dict[tuple[bool, int], list[Figure]] = {}
-    with servers.running(server, image):
-        servers.load(server, image, PHOTO, max(NORMAL), seconds)  # warm
+    with servers.clients(image) as wrk, servers.running(server, image) as running:
+        running.load(wrk, PHOTO, max(NORMAL), seconds)  # warm
         for _ in range(ROUNDS):
             for beside in (False, True):
-                uploader = _start(image, server, count) if beside else None
+                uploader = _start(image, running, count) if beside else None
                 try:
                     for clients in NORMAL:
-                        found.setdefault((beside, clients), []).append(
-                            servers.load(server, image, PHOTO, clients, seconds)
-                        )
+                        figure = running.load(wrk, PHOTO, clients, seconds)
+                        found.setdefault((beside, clients), []).append(figure)
                 finally:
                     if uploader:
                         docker("rm", "-f", uploader)
@@ -42,9 +41,9 @@ def run(image: str, model: str, count: int, seconds: int) -> None:
     figures.record(f"Slow clients, {model}", body)
 
 
-def _start(image: str, server: servers.Server, count: int) -> str:
+def _start(image: str, running: servers.Running, count: int) -> str:
     return docker(
         *("run", "-d", "--network", "host", "-v", f"{DATA}:/data:ro", image, "python", "-m", "bench.clients", "slow"),
-        *("--port", str(servers.PORT), "--path", server.path, "--photograph", f"/data/{PHOTO}.jpg"),
+        *("--port", str(running.port), "--path", running.server.path, "--photograph", f"/data/{PHOTO}.jpg"),
         *("--clients", str(count), "--seconds", "600"),
     )

@@ -3,34 +3,45 @@
 import contextlib
 import json
 import statistics
+import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 from bench import figures, machine, servers
-from bench.machine import DATA, docker
+from bench.machine import DATA
+
+DERIVED = "/data/derived"
 
 
 def once(image: str, model: str) -> tuple[float, dict[str, float]]:
     """Start a container; return the seconds until it is ready and the phases that it reports."""
-    server = servers.ours(model)
-    variables = [part for key, value in server.environment.items() for part in ("-e", f"{key}={value}")]
     began = time.perf_counter()
-    container = docker("run", "-d", "--network", "host", "-v", f"{DATA}:/data:ro", *variables, image, *server.command)
+    running = servers.start(servers.named(f"ours+device=cpu+derived_path={DERIVED}", model), image)
     try:
-        while not _ready():
+        while not _ready(running.host):
             if time.perf_counter() - began > 120:
-                log = docker("logs", "--tail", "20", container)
-                raise SystemExit(f"error: {image} was not ready within 120 s; its log ends with:\n{log}")
-            time.sleep(0.05)
+                raise SystemExit(f"error: {image} was not ready within 120 s; its log ends with:\n{running.said()}")
+            time.sleep(0.02)
         took = time.perf_counter() - began
-        with urllib.request.urlopen(f"http://127.0.0.1:{servers.PORT}/api/v1/model/info", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{running.host}/api/v1/model/info", timeout=10) as answer:
             return took, json.loads(answer.read()).get("load_phases", {})
     finally:
-        docker("rm", "-f", container)
+        running.stop()
 
 
-def _ready() -> bool:
-    address = f"http://127.0.0.1:{servers.PORT}/health/ready"
+def _derive(image: str, model: str) -> None:
+    """Make what the image computes of the bundle, as a deploy does; an older one may not know how."""
+    settings = {"API_BUNDLE_PATH": f"/data/models/{model}/1", "API_DEVICE": "cpu", "API_DERIVED_PATH": DERIVED}
+    variables = [part for key, value in settings.items() for part in ("-e", f"{key}={value}")]
+    mounted = ("--network", "none", "-v", f"{DATA}:/data", *variables)
+    (DATA / Path(DERIVED).name).mkdir(exist_ok=True)
+    (DATA / Path(DERIVED).name).chmod(0o777)
+    subprocess.run(["docker", "run", "--rm", *mounted, image, "python", "-m", "app.derive"], check=False)
+
+
+def _ready(host: str) -> bool:
+    address = f"http://{host}/health/ready"
     with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
         return bool(answer.status == 200)
     return False
@@ -39,6 +50,7 @@ def _ready() -> bool:
 def run(image: str, before: str, model: str, rounds: int) -> None:
     """Start both versions alternately and record the medians."""
     for version in (before, image):
+        _derive(version, model)
         once(version, model)  # files into the page cache, for both
     times: dict[str, list[float]] = {before: [], image: []}
     phases: dict[str, list[float]] = {}

@@ -10,9 +10,9 @@ def run(image: str, now: str, before: str, model: str, cells: list[tuple[str, in
     measured: dict[tuple[str, int], dict[str, list[Figure]]] = {cell: {before: [], now: []} for cell in cells}
     for turn in range(rounds):
         for version in (before, now) if turn % 2 else (now, before):
-            with servers.running(server, version):
+            with servers.clients(image) as wrk, servers.running(server, version) as running:
                 for photo, clients in cells:
-                    figure = servers.load(server, image, photo, clients, seconds)
+                    figure = running.load(wrk, photo, clients, seconds)
                     measured[photo, clients][version].append(figure)
                     print(turn + 1, photo, clients, version, f"{figure.rate:.1f}/s {figure.p50_ms:.1f} ms", flush=True)
     rows = []

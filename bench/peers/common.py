@@ -1,22 +1,30 @@
-"""What the peers' servers share: the model and timm's own transform, as their users would write it."""
+"""What the peers' servers share: their settings, the labels, and the model by torch or by OpenVINO."""
 
-import io
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
-import timm
-import torch
-from PIL import Image
-from timm.data import create_transform, resolve_data_config
+import numpy as np
 
-MODEL = os.environ["BENCH_MODEL"]
-FOLDED = os.environ.get("BENCH_FOLDED") == "1"
+CPUS = len(os.sched_getaffinity(0))
+PORT = int(os.environ.get("BENCH_PORT", "0"))
+# A folder made by bench/prepare.py: a bundle in 1, and what the service converts it to.
+MODEL = Path(os.environ["BENCH_MODEL"])
 # "1" for fp32, or the name of a precision.
 OPENVINO = os.environ.get("BENCH_OPENVINO", "")
-CPUS = len(os.sched_getaffinity(0))
-PORT = int(os.environ["BENCH_PORT"])
-LABELS = Path("/app/app/data/labels/imagenet_1k.txt").read_text(encoding="utf-8").splitlines()
+LABELS = (MODEL / "1" / "labels.txt").read_text(encoding="utf-8").splitlines()
+
+Answer = dict[str, object]
+
+
+class Model(Protocol):
+    """What a server needs."""
+
+    def prepare(self, content: bytes) -> np.ndarray:
+        """The model's input from a file."""
+
+    def classify(self, batch: list[np.ndarray]) -> list[Answer]:
+        """The answers to some inputs."""
 
 
 def option(name: str, default: int) -> int:
@@ -24,43 +32,23 @@ def option(name: str, default: int) -> int:
     return int(os.environ.get(f"BENCH_{name}", default))
 
 
-def load(threads: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[Image.Image], torch.Tensor]]:
-    """The model with random weights, folded or by OpenVINO when asked, and its transform."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    model = timm.create_model(MODEL).eval().requires_grad_(requires_grad=False)
-    transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
-    if FOLDED:
-        torch.jit.set_fusion_strategy([])
-        model = torch.jit.freeze(torch.jit.trace(model, torch.rand(1, 3, 224, 224), check_trace=False))
+def load(threads: int) -> Model:
+    """The model, computed by so many threads."""
     if OPENVINO:
-        return _by_openvino(model, threads), transform
-    return model, transform
+        from bench.peers.by_openvino import ByOpenVino
+
+        return ByOpenVino(MODEL, threads, "f32" if OPENVINO == "1" else OPENVINO)
+    from bench.peers.by_torch import ByTorch
+
+    return ByTorch(MODEL.name, threads, os.environ.get("BENCH_PRECISION", "fp32"))
 
 
-def _by_openvino(model: torch.nn.Module, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    import openvino
-
-    converted = openvino.convert_model(model, example_input=torch.rand(1, 3, 224, 224))
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32" if OPENVINO == "1" else OPENVINO,
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = openvino.compile_model(converted, "CPU", options)
-    return lambda batch: torch.from_numpy(compiled(batch.numpy())[0])
+def classified(model: Model, inputs: Any, *, batched: bool) -> Any:
+    """Answers to a list of inputs; a server that does not batch gives one and wants one."""
+    return model.classify(inputs) if batched else model.classify([inputs])[0]
 
 
-def decode(content: bytes) -> Image.Image:
-    """The picture of a request."""
-    return Image.open(io.BytesIO(content)).convert("RGB")
-
-
-def rank(logits: torch.Tensor) -> list[dict[str, object]]:
-    """The five best classes of each image."""
-    values, ids = logits.softmax(1).topk(5)
-    return [
-        {"top": [{"class_id": i, "class_name": LABELS[i], "confidence": v} for i, v in zip(row, best, strict=True)]}
-        for row, best in zip(ids.tolist(), values.tolist(), strict=True)
-    ]
+def answer(class_ids: list[int], probabilities: list[float]) -> Answer:
+    """The answer to one picture."""
+    best = zip(class_ids, probabilities, strict=True)
+    return {"top": [{"class_id": i, "class_name": LABELS[i], "confidence": value} for i, value in best]}

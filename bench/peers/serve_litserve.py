@@ -1,10 +1,15 @@
 """The model behind LitServe: processes that decode and run the model."""
 
+from typing import Any
+
 import litserve
-import torch
+import numpy as np
 from fastapi import Request
 
-from bench.peers.common import CPUS, PORT, decode, load, option, rank
+from bench.peers.common import CPUS, PORT, classified, load, option
+
+WORKERS = option("WORKERS", CPUS)
+BATCH = option("BATCH", 4)
 
 
 class Classify(litserve.LitAPI):
@@ -12,20 +17,19 @@ class Classify(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the model."""
-        self.model, self.transform = load(CPUS // option("WORKERS", CPUS) or 1)
+        self.model = load(CPUS // WORKERS or 1)
 
-    def decode_request(self, request: Request) -> torch.Tensor:
+    def decode_request(self, request: Request) -> np.ndarray:
         """Decode the picture in the form's field `file`."""
-        return self.transform(decode(request["file"].file.read()))
+        return self.model.prepare(request["file"].file.read())
 
-    def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        """Stack a batch."""
-        return torch.stack(inputs)
+    def batch(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """A batch is stacked by the model."""
+        return inputs
 
-    def predict(self, batch: torch.Tensor) -> list[dict[str, object]]:
-        """Classify a batch."""
-        with torch.inference_mode():
-            return rank(self.model(batch))
+    def predict(self, batch: Any) -> Any:
+        """Classify a batch, or a picture."""
+        return classified(self.model, batch, batched=BATCH > 1)
 
     def unbatch(self, output: list[dict[str, object]]) -> list[dict[str, object]]:
         """One answer for each request."""
@@ -37,7 +41,11 @@ class Classify(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Classify(max_batch_size=option("BATCH", 4), batch_timeout=option("WAIT", 1) / 1000, api_path="/predict")
-    litserve.LitServer(api, accelerator="cpu", workers_per_device=option("WORKERS", CPUS)).run(
-        port=PORT, generate_client_file=False, log_level="warning"
+    api = Classify(max_batch_size=BATCH, batch_timeout=option("WAIT", 1) / 1000, api_path="/predict")
+    litserve.LitServer(api, accelerator="cpu", workers_per_device=WORKERS).run(
+        host="127.0.0.1",
+        port=PORT,
+        num_api_servers=option("SERVERS", 1),
+        generate_client_file=False,
+        log_level="warning",
     )

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from bench.figures import Figure, combined, comparison, median, parse_wrk, percentile, put_section, table
+from bench import environments, servers, sweep
+from bench.figures import Figure, combined, described, median, parse_wrk, percentile, put_section, ratio, table
 from bench.overload import megabytes
 
 WRK = """Running 7s test @ http://127.0.0.1:18431/inference
@@ -48,13 +49,38 @@ def test_rate_and_latency_have_medians_of_their_own() -> None:
     assert median([Figure(300, 30), Figure(100, 10), Figure(200, 90)]) == Figure(200, 30)
 
 
-def test_two_kinds_of_work_share_the_cores() -> None:
+def test_kinds_of_work_share_the_cores() -> None:
     assert combined(600, 300) == pytest.approx(200)
+    assert combined(600, 300, 200) == pytest.approx(100)
 
 
-def test_a_comparison_has_ratios_to_each_peer_and_the_share_of_the_bound() -> None:
-    medians = {"ours": Figure(450, 16), "mosec": Figure(300, 24), "inline": Figure(150, 8)}
-    assert comparison(medians, "ours", bound=600)[3:] == ["1.50 (0.67)", "3.00 (2.00)", "75% of 600/s"]
+def test_ratios_are_of_rates_and_in_brackets_of_latencies() -> None:
+    assert ratio(Figure(450, 16), Figure(300, 24)) == "1.50 (0.67)"
+
+
+def test_a_figure_says_how_far_its_rounds_were_apart() -> None:
+    assert described([Figure(300, 30), Figure(100, 10), Figure(200, 90)]) == "200.0/s (100.0 to 300.0), 30.0 ms"
+
+
+def test_settings_follow_the_name_of_a_server() -> None:
+    assert servers.named("gateway+precision=bf16", "resnet50").environment["API_PRECISION"] == "bf16"
+    peer = servers.named("mosec+openvino+batch=8", "resnet50")
+    assert (peer.environment["BENCH_OPENVINO"], peer.environment["BENCH_BATCH"]) == ("1", "8")
+    assert servers.environment_of(peer) == "mosec-openvino"
+
+
+@pytest.mark.parametrize("name", ["inline", "litserve", "mosec", "mosec+openvino"])
+def test_every_peer_has_an_environment_of_its_own_with_exact_versions(name: str) -> None:
+    lock = (environments.LOCKS / f"{servers.environment_of(servers.named(name, 'resnet50'))}.txt").read_text()
+    lines = [line for line in lock.splitlines() if not line.startswith("#")]
+    assert lines
+    assert all(line.count("==") == 1 for line in lines)
+
+
+def test_a_sweep_tries_no_setting_twice() -> None:
+    tried = sweep.names("mosec")
+    assert len(tried) == len(set(tried)) == 28
+    assert not [name for name in tried if "+batch=1+wait=5" in name]
 
 
 def test_percentiles() -> None:

@@ -1,0 +1,39 @@
+"""The sweep: one peer with many settings, to find those that it is compared with."""
+
+import itertools
+
+from bench import compare, figures, machine
+from bench.compare import PHOTOS, Group
+
+# Each setting with what is tried; the first of each is the program's default.
+GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
+    "inline": {"workers": (1, 2)},
+    "litserve": {"workers": (2, 1), "batch": (4, 1, 8), "wait": (1, 5)},
+    "mosec": {"stages": (2, 1), "workers": (2, 1), "batch": (4, 1, 8, 16), "wait": (1, 5)},
+}
+# mosec waits for nothing, and LitServe neither, where a batch is one.
+_UNBATCHED = "+batch=1"
+
+
+def names(peer: str) -> list[str]:
+    """Every combination of a peer's settings that differs from the others."""
+    grid = GRIDS[peer.partition("+")[0]]
+    found = []
+    for values in itertools.product(*grid.values()):
+        name = peer + "".join(f"+{key}={value}" for key, value in zip(grid, values, strict=True))
+        if not (f"{_UNBATCHED}+" in name and "wait" in grid and values[-1] != grid["wait"][0]):
+            found.append(name)
+    return found
+
+
+def run(image: str, model: str, peer: str, clients: list[int], rounds: int, seconds: int) -> None:
+    """Measure every setting and record the table, the best first."""
+    group = Group(model, names(peer), [(PHOTOS[0], count) for count in clients])
+    measured = compare.measure(image, group, rounds, seconds)
+    medians = {name: [figures.median(measured[cell][name]) for cell in group.cells] for name in group.names}
+    order = sorted(medians, key=lambda name: -sum(figure.rate for figure in medians[name][1:]))
+    rows = [[name, *(f"{found.rate:.1f}/s, {found.p50_ms:.1f} ms" for found in medians[name])] for name in order]
+    head = [f"settings of {peer}", *(f"{count} client{'s' if count > 1 else ''}" for count in clients)]
+    body = figures.table(head, rows)
+    body += f"\n\n{PHOTOS[0]}, {rounds} interleaved rounds of {seconds} s; {machine.description()}."
+    figures.record(f"Sweep of {peer}, {model}", body)
