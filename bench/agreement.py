@@ -13,13 +13,15 @@ from timm.data import create_transform
 
 from app.bundle import verify
 from app.bundle.manifest import read
+from app.engine import Engine
 from app.imaging import Decoder, Mode
-from app.selection import WantedPrecision
+from app.selection import Way, ways
 from bench import engines
 
 # Short sides of what is sent: the size of the web, of small cameras and of phones.
 SHORT_SIDES = (375, 1200, 3000)
 CUTS = 5
+DECODES: tuple[Mode, ...] = ("exact", "fast")
 FORMATS = (".jpg", ".jpeg", ".png", ".tiff")
 
 
@@ -52,15 +54,11 @@ def jpegs(folder: Path) -> Iterator[bytes]:
 
 
 class Probabilities:
-    """The probabilities of the best classes, as one mode computes them."""
+    """The probabilities of the best classes, as one engine computes them behind one way to decode."""
 
-    def __init__(self, folder: Path, decode: Mode, wanted: WantedPrecision) -> None:
+    def __init__(self, folder: Path, decode: Mode, engine: Engine) -> None:
         self.decoder = Decoder(read(folder)[0].input, engines.LARGEST, decode)
-        # A named precision is used whatever it changes; only `auto` looks at the golden samples.
-        if wanted == "auto":
-            self.engine = engines.as_served(folder, 1).engine
-        else:
-            self.engine = engines.build(folder, 1)("openvino", wanted)
+        self.engine = engine
 
     def __call__(self, content: bytes) -> dict[int, float]:
         """The best classes of one file."""
@@ -103,18 +101,22 @@ def changes(reference: dict[int, float], found: dict[int, float]) -> tuple[bool,
     return same, max(abs(reference[name] - found[name]) for name in reference.keys() & found.keys())
 
 
+def _ways() -> list[Way]:
+    """What may serve here; torch only in fp32, as it does."""
+    return [way for way in ways("auto", "auto", "cpu") if way[0] != "torch" or way[1] == "fp32"]
+
+
 def main() -> None:
     """Print one row per mode as JSON."""
     bundle, folder = Path(sys.argv[1]), Path(sys.argv[2])
     timm = Timm(bundle)
-    served = Probabilities(bundle, "fast", "auto")
+    # What is named is used whatever it changes; only what serves is compared with the golden samples.
+    build, served = engines.build(bundle, 1), engines.as_served(bundle, 1).engine
+    ways = {f"{runtime} {precision}": build(runtime, precision) for runtime, precision in _ways()}
     modes = {
-        "exact, fp32": Probabilities(bundle, "exact", "fp32"),
-        "fast, fp32": Probabilities(bundle, "fast", "fp32"),
-        "exact, bf16": Probabilities(bundle, "exact", "bf16"),
-        "fast, bf16": Probabilities(bundle, "fast", "bf16"),
-        f"as served: fast, {served.engine.runtime} {served.engine.precision}": served,
+        f"{decode}, {way}": Probabilities(bundle, decode, engine) for way, engine in ways.items() for decode in DECODES
     }
+    modes[f"as served: fast, {served.runtime} {served.precision}"] = Probabilities(bundle, "fast", served)
     seen: dict[str, list[tuple[bool, float]]] = {name: [] for name in modes}
     for content in jpegs(folder):
         expected = timm(content)

@@ -81,7 +81,8 @@ def train(folder: Path, inputs: Input) -> nn.Module:
     torch.manual_seed(0)
     decoder = Decoder(inputs, 10**7)
     paths = [(path, number) for number, name in enumerate(_CLASSES) for path in (folder / "train" / name).iterdir()]
-    pixels = torch.stack([decoder.decode(path.read_bytes()).pixels for path, _ in paths]).float() / 255
+    decoded = np.stack([decoder.decode(path.read_bytes()).pixels for path, _ in paths])
+    pixels = torch.from_numpy(decoded).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (inputs.mean, inputs.std))
     images, labels = (pixels - mean) / std, torch.tensor([number for _, number in paths])
     model = timm.create_model(_ARCHITECTURE, num_classes=len(_CLASSES))

@@ -33,7 +33,10 @@ def batches(photos: list[Image], decoder: Decoder, mean: Tensor, std: Tensor) ->
     for _ in range(_STEPS):
         labels = chance.integers(0, len(photos), _BATCH)
         pixels = [decoder.decode(cut(photos[label], chance, _SIDE)).pixels for label in labels]
-        yield (torch.stack(pixels).float() / 255 - mean) / std, torch.from_numpy(labels)
+        yield (
+            (torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255 - mean) / std,
+            torch.from_numpy(labels),
+        )
 
 
 def train(photos: list[Image], architecture: str) -> nn.Module:
