@@ -65,7 +65,10 @@ class ReplaceError(Exception):
 def alone(state_dir: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of the gateway's folder, which whatever an earlier run left behind may still hold."""
     deadline = time.monotonic() + seconds
-    with (state_dir / "replace.lock").open("w") as lock:
+    place = state_dir / "replace.lock"
+    if place.is_dir():
+        put_aside(place)
+    with place.open("w") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -62,7 +62,7 @@ def test_a_release_that_is_ready_is_named(address: Address) -> None:
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [(b'{"detail": "No release is live yet."}', "503: No release is live yet."), (b"[1]", "503: [1]")],
+    [(b'{"detail": "No release is live."}', "503: No release is live."), (b"[1]", "503: [1]")],
 )
 def test_one_that_is_not_ready_gives_its_reason(address: Address, body: bytes, reason: str) -> None:
     Service.said = 503, body, {}
