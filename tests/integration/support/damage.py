@@ -121,6 +121,13 @@ def run_by_hand(host: Host, label: str, value: str) -> None:
     docker("start", name)
 
 
+def garble_derived(host: Host) -> None:
+    """Spoil what the image made of the bundles, as a disk does that was full."""
+    for path in (host.state_dir / "derived").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0" * 100)
+
+
 def leave_strange_files(host: Host) -> None:
     """Leave what editors, archives and people leave, in every folder of the service's state."""
     folders = [host.state_dir, *(path for path in host.state_dir.rglob("*") if path.is_dir())]
@@ -189,6 +196,12 @@ DAMAGES: dict[str, Callable[[Host], object]] = {
     "everything read-only": lambda host: as_root("chmod", "-R", "a-w", str(host.state_dir)),
     "strange files everywhere": leave_strange_files,
     "the lock a folder": lambda host: (host.state_dir / "deploy.lock").mkdir(),
+    "the writer's lock a folder": lambda host: make_folder_of(host.state_dir / "writer.lock"),
+    "the gateway's lock a folder": lambda host: make_folder_of(host.state_dir / "gateway" / "replace.lock"),
+    "the marker removed": lambda host: (host.state_dir / ".inference-service").unlink(),
+    "the derived models removed": lambda host: shutil.rmtree(host.state_dir / "derived"),
+    "the derived models garbled": garble_derived,
+    "the derived models a file": lambda host: make_file_of(host.state_dir / "derived"),
 }
 
 # Pairs of damages that one accident does, or that hide each other; those that cost most to get wrong come first.
