@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP_PATH, map_of, socket_of
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import command, live_color
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.patience import holds
+from roles.gateway.files.keeper import ALIVE_SECONDS, SIGN_OF_LIFE
 from tests.integration.support.bundles import SCRIPTS
-from tests.integration.support.load import Answers, LoadClient, get
+from tests.integration.support.load import Answers, LoadClient, get, post
 from tests.integration.support.playbooks import ROOT, Host, docker, free_port
 
 # Before each of them a replacement is killed.
@@ -111,6 +116,21 @@ def test_it_keeps_a_slow_instance_and_addresses_that_nobody_tells_it_also_when_i
     command = [*where, *volumes, gateway(serving)["Image"], "/scripts/gateway_alone.py"]
     found = json.loads(docker("run", "--rm", *command))
     assert found == {"answering": 200, "slow": 200, "silent": 200, "reloaded": 200, "no such name": 503}
+
+
+def test_requests_that_wait_for_a_run_that_died_are_answered_when_the_keeper_ends_it(
+    serving: Host, photograph: Path
+) -> None:
+    """The run made them wait and touched its sign of life; then it died before it had stopped anything."""
+    folder = serving.state_dir / "gateway"
+    color = live_color(socket_of(folder))
+    sign = map_of(folder).with_name(SIGN_OF_LIFE)
+    sign.touch()
+    os.utime(sign, (time.time() - 2 * ALIVE_SECONDS,) * 2)
+    command(socket_of(folder), f"set map {MAP_PATH} live hold-{color}")
+    map_of(folder).write_text(f"live hold-{color}\n")
+    assert post(serving.port, photograph.read_bytes())[0] == 200
+    assert map_of(folder).read_text() == f"live {color}\n"
 
 
 def test_one_that_is_killed_while_it_moves_loses_nothing(

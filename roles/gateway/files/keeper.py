@@ -7,7 +7,8 @@ map names: one that was killed or could not be started is started, one that has 
 restarted. One that was stopped (`docker stop`) ended by itself with exit code 0, and stays as it is.
 
 While a run replaces the only instance, the map says `hold-COLOR`, requests wait, and the run touches a file beside
-the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live.
+the map. When that stops, the run is dead: its candidate is stopped, and what served before is started and made live,
+in the running gateway too, whose requests wait no longer then.
 
 An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when Docker has been
 silent for a while this ends; Docker starts it again, with the socket of then.
@@ -45,6 +46,16 @@ SIGN_OF_LIFE = "hold.alive"
 AWAY_SECONDS = 60.0
 AWAY = "gateway.away"
 KILLED = 128 + signal.SIGKILL
+# Runs in the gateway's container, because its admin socket is its user's. What HAProxy answers is a complaint.
+TELL = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.settimeout(5)
+    connection.connect("/run/haproxy/admin.sock")
+    connection.sendall(f"set map /etc/haproxy/conf/live.map live {sys.argv[1]}\\n".encode())
+    sys.exit(1 if connection.recv(4096).strip() else 0)
+"""
+TELL_SECONDS = 10.0
 
 
 class EngineError(Exception):
@@ -68,10 +79,11 @@ class Engine(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
-    def ask(self, method: str, path: str) -> Any:
+    def ask(self, method: str, path: str, content: Any = None) -> Any:
         """Send a request and return the decoded answer; raise EngineError when there is none or it is an error."""
+        sent = (None, {}) if content is None else (json.dumps(content), {"Content-Type": "application/json"})
         try:
-            self.request(method, path)
+            self.request(method, path, *sent)
             response = self.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -171,9 +183,18 @@ class Keeper:
         self._engine.ask("POST", f"/containers/{identity}/start")
         return [("start", f"{self._service}-gateway")]
 
-    def reload_gateway(self) -> None:
-        """Let the gateway read its map again; connections stay open."""
-        self._engine.ask("POST", f"/containers/{self._service}-gateway/kill?signal=USR2")
+    def tell_gateway(self, color: str) -> None:
+        """Let the running gateway send requests to the color, those that wait in it too: a reload would lose them."""
+        words = {"Cmd": ["python3", "-c", TELL, color]}
+        command = self._engine.ask("POST", f"/containers/{self._service}-gateway/exec", words)["Id"]
+        self._engine.ask("POST", f"/exec/{command}/start", {"Detach": True})
+        deadline = time.monotonic() + TELL_SECONDS
+        while (code := self._engine.ask("GET", f"/exec/{command}/json")["ExitCode"]) is None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        if code != 0:
+            raise EngineError(f"{self._service}-gateway did not take {color} as the live color.")
 
     def _containers(self, color: str) -> list[tuple[str, str, dict[str, Any]]]:
         """Return id, name and state of the color's containers."""
@@ -242,7 +263,7 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
     if done == [("live", former)]:
         write_map(map_file, former)
         try:
-            keeper.reload_gateway()
+            keeper.tell_gateway(former)
         except EngineError:
             # The running gateway still lets requests wait, so this is not over.
             write_map(map_file, color)

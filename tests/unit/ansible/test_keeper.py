@@ -174,11 +174,21 @@ class Machine(Answering):
             found = [name for name in self.states if (name == "gateway") == gateways]
             listed = [(name, {"inference-service.color": name}) for name in found]
             self.answer(200, [{"Id": name, "Names": [f"/svc-{name}-0-api-1"], "Labels": it} for name, it in listed])
+        elif self.path == "/exec/command/json":
+            self.answer(200, {"ExitCode": 1 if self.states.get("gateway_refuses") else 0})
         else:
             self.answer(200, {"State": self.states[self.path.split("/")[2]]})
 
     def do_POST(self) -> None:
         name, action = self.path.split("/")[2:]
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if action == "exec":
+            self.asked.append(f"exec {name} {json.loads(sent)['Cmd'][-1]}")
+            self.answer(500 if self.states.get("gateway_fails") else 201, {"Id": "command"})
+            return
+        if name == "command":
+            self.answer(200, None)
+            return
         self.asked.append(f"{action} {name}")
         if action == "stop":
             self.states[name].update(Status="exited", Health={"Status": "unhealthy"})
@@ -230,7 +240,7 @@ class TestAbandoned:
         states["blue"].update(HEALTHY)
         assert look_after(keeper, map_file) == [("live", "blue")]
         assert map_file.read_text() == "live blue\n"
-        assert asked[2:] == ["kill?signal=USR2 svc-gateway"]
+        assert asked[2:] == ["exec svc-gateway blue"]
         assert not map_file.with_name(SIGN_OF_LIFE).exists()
         assert look_after(keeper, map_file) == []
 
@@ -268,18 +278,21 @@ class TestAbandoned:
         states.update(blue=dict(HEALTHY))
         del states["green"]
         assert look_after(keeper, map_file) == [("live", "blue")]
-        assert asked == ["kill?signal=USR2 svc-gateway"]
+        assert asked == ["exec svc-gateway blue"]
 
+    @pytest.mark.parametrize(
+        ("trouble", "message"), [("gateway_fails", "svc-gateway/exec: 500"), ("gateway_refuses", "did not take blue")]
+    )
     def test_a_gateway_that_cannot_be_told_is_told_later(
-        self, machine: Any, states: dict[str, Any], map_file: Path
+        self, machine: Any, states: dict[str, Any], map_file: Path, trouble: str, message: str
     ) -> None:
         keeper, _ = machine
-        states.update(blue=dict(HEALTHY), green={"Status": "exited"}, gateway_fails={"Status": "exited"})
+        states.update({"blue": dict(HEALTHY), "green": {"Status": "exited"}, trouble: {"Status": "exited"}})
         age(map_file.with_name(SIGN_OF_LIFE), ALIVE_SECONDS + 1)
-        with pytest.raises(EngineError, match="USR2"):
+        with pytest.raises(EngineError, match=message):
             look_after(keeper, map_file)
         assert map_file.read_text() == "live hold-blue\n"
-        del states["gateway_fails"]
+        del states[trouble]
         assert look_after(keeper, map_file) == [("live", "blue")]
 
     def test_nothing_is_stopped_for_a_color_that_has_no_container(
