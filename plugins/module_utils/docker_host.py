@@ -67,7 +67,8 @@ class Instance:
 # What a container gets that does something with files of the host for a release, beside those files.
 TOOL_OPTIONS = (
     *("--rm", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-    *("--read-only", "--tmpfs=/tmp", "--user=0:0"),
+    # The folders that it writes to are the host's root's, and not those of whom a remapping engine makes of it.
+    *("--read-only", "--tmpfs=/tmp", "--user=0:0", "--userns=host"),
 )
 
 

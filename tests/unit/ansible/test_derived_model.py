@@ -55,7 +55,9 @@ def test_the_image_gets_the_releases_settings_and_limits_and_one_folder_to_write
         "--env=API_DEVICE=cpu",
         '--env=API_MODEL_ARGS={"a": "b c"}',
     ]
-    assert {"--network=none", "--read-only", "--cpus=2.0", "--memory=8g", "--pids-limit=512"} <= set(arguments)
+    assert {"--network=none", "--read-only", "--userns=host", "--cpus=2.0", "--memory=8g", "--pids-limit=512"} <= set(
+        arguments
+    )
     assert arguments[-6:] == [f"sha256:{'a' * 64}", "timeout", "180", "python", "-m", "app.derive"]
 
 
