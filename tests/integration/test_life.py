@@ -20,7 +20,7 @@ from typing import Any, Self
 import pytest
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_RELEASE
-from tests.integration.support.damage import DAMAGES, PAIRED, newest_record, release_folder
+from tests.integration.support.damage import CRASHING, DAMAGES, PAIRED, newest_record, release_folder
 from tests.integration.support.load import get
 from tests.integration.support.playbooks import ROOT, Host, Run, docker
 
@@ -171,7 +171,7 @@ def test_a_map_file_that_would_stop_the_next_start_and_a_lost_state_folder_are_m
 RUNS = ("same", "other", "rollback")
 CELLS = [
     *(((name,), run) for name in DAMAGES for run in RUNS),
-    *((names, "same") for names in itertools.islice(PAIRED, PAIRS)),
+    *((names, "same") for names in (*itertools.islice(PAIRED, PAIRS), *CRASHING)),
 ]
 
 

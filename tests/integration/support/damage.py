@@ -220,3 +220,8 @@ _SIGNS = (
     "the keeper removed",
 )
 PAIRED = [(word, part) for part in _PARTS for word in _SIGNS]
+# A gateway that ends as often as Docker starts it, and then its network is another one.
+CRASHING = [
+    ("the configuration emptied", "the gateway restarted", word)
+    for word in ("the network removed", "the network made by hand", "the network with another subnet")
+]
