@@ -79,8 +79,9 @@ def remove_containers(host: Host, *names: str) -> None:
 
 def make_folder_of(path: Path) -> None:
     """Put a folder where a file was, with something in it."""
-    path.unlink(missing_ok=True)
-    path.mkdir()
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        path.mkdir()
     (path / "notes.txt").write_text("mine\n")
 
 
