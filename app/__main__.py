@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from app import __version__, logs, settings
+from app import __version__, settings
 from app.errors import SettingsError
-from app.lifecycle import EXIT_AGAIN, EXIT_OK, EXIT_SETTINGS
-from app.loading import Loading
+from app.process import logs
+from app.process.lifecycle import EXIT_AGAIN, EXIT_OK, EXIT_SETTINGS
+from app.start.loader import Loader
 
 log = logging.getLogger("app")
 
@@ -33,9 +34,9 @@ def main() -> int:
         log.error("The settings are refused", extra={"code": "log_dir_unwritable", "detail": detail})
         return EXIT_SETTINGS
     log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
-    loading = Loading(configured)
+    loading = Loader(configured)
     loading.begin()
-    from app import server
+    from app.http import server
 
     exit_code = server.run(configured, loading)
     if exit_code == EXIT_AGAIN:

@@ -13,11 +13,13 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app import derived, lean, logs, settings
+from app import settings
 from app.bundle import manifest as manifests
-from app.derived import Choice
 from app.errors import BundleError, ServiceError, SettingsError
+from app.process import lean, logs
 from app.settings import Settings
+from app.start import derived
+from app.start.derived import Choice
 
 
 def main() -> int:
@@ -76,13 +78,13 @@ def _make(configured: Settings, folder: Path, sha256: str) -> Choice:
     with lean.imports():
         import torch
 
-        from app import serving
+        from app.start import candidates
 
     # What a run left that was ended here.
     for unfinished in folder.parent.glob(".*"):
         shutil.rmtree(unfinished)
-    builder, source = serving.prepare(configured)
-    selected = serving.choose(configured, builder, source)
+    builder, source = candidates.prepare(configured)
+    selected = candidates.choose(configured, builder, source)
     staging = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     if selected.engine.runtime == "openvino":
         import openvino

@@ -13,9 +13,9 @@ from timm.data import create_transform
 
 from app.bundle import verify
 from app.bundle.manifest import read
-from app.engine import Engine
-from app.imaging import Decoder, Mode
-from app.selection import Way, ways
+from app.engines.engine import Engine
+from app.engines.selection import Way, ways
+from app.images.decoder import Decoder, Mode
 from bench import engines
 
 # Short sides of what is sent: the size of the web, of small cameras and of phones.

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from app import folding
 from app.bundle import verify
-from app.engine import Precision
+from app.engines import folding
+from app.engines.engine import Precision
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import serving
-from app.engine import Build
-from app.selection import Selection, WantedPrecision
+from app.engines.engine import Build
+from app.engines.selection import Selection, WantedPrecision
 from app.settings import Settings
+from app.start import candidates
 from bench.figures import table
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ def _asked(folder: Path, max_batch: int, precision: WantedPrecision = "auto") ->
 
 def build(folder: Path, max_batch: int) -> Build:
     """What makes engines of a bundle's model."""
-    return serving.prepare(_asked(folder, max_batch))[0]
+    return candidates.prepare(_asked(folder, max_batch))[0]
 
 
 def as_served(folder: Path, max_batch: int, precision: WantedPrecision = "auto") -> Selection:
     """What the service would choose."""
     asked = _asked(folder, max_batch, precision)
-    return serving.choose(asked, *serving.prepare(asked))
+    return candidates.choose(asked, *candidates.prepare(asked))
 
 
 def converted(folder: Path) -> "openvino.Model":
     """What OpenVINO computes of a bundle's model."""
-    return serving.prepare(_asked(folder, 1))[0].converted()
+    return candidates.prepare(_asked(folder, 1))[0].converted()
 
 
 def main() -> None:

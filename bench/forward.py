@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 
 from app.bundle.manifest import read
+from app.engines.selection import WantedPrecision
 from app.errors import BundleError
-from app.selection import WantedPrecision
 from bench import engines, limits
 
 

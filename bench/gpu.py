@@ -30,8 +30,8 @@ import torch
 import app
 from app.bundle import verify
 from app.bundle.__main__ import main as bundle
-from app.engine import Precision
-from app.torch_engine import TorchEngine, choose_device
+from app.engines.engine import Precision
+from app.engines.torch_engine import TorchEngine, choose_device
 from bench import bound, load
 from bench.figures import table
 

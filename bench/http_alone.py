@@ -6,9 +6,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from app import uploads
-from app.bodies import Bodies
-from app.routes.predict import PlainRoute
+from app.http import uploads
+from app.http.bodies import Bodies
+from app.http.routes.predict import PlainRoute
 from app.settings import Settings
 
 # As long as the answer of a model with five best classes.

@@ -17,11 +17,11 @@ from typing import cast
 
 import numpy as np
 
-from app import cpus
 from app.bundle.manifest import read
-from app.engine import Engine, Pixels
-from app.imaging import Decoder
-from app.selection import WantedPrecision
+from app.engines.engine import Engine, Pixels
+from app.engines.selection import WantedPrecision
+from app.images.decoder import Decoder
+from app.process import cpus
 from bench import engines
 from bench.figures import combined, parse_wrk
 from bench.load import cpu_seconds

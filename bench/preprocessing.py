@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from app.bundle.__main__ import main as bundle
 from app.bundle.manifest import Input
-from app.imaging import Decoder
+from app.images.decoder import Decoder
 
 _ARCHITECTURE = "resnet10t"
 _SIDE = 64

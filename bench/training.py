@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from app.bundle.__main__ import main as bundle
 from app.bundle.manifest import Design
-from app.imaging import Decoder
-from app.model import default_input
+from app.images.decoder import Decoder
+from app.models.networks import default_input
 from bench.agreement import cut, photographs
 from bench.engines import LARGEST
 

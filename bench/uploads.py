@@ -1,4 +1,4 @@
-"""What the dearest uploads cost, inside the image: the figures that app/appraisal.py reckons with."""
+"""What the dearest uploads cost, inside the image: the figures that app/images/appraisal.py reckons with."""
 
 import io
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from app.appraisal import largest
 from app.bundle.manifest import Input
 from app.errors import ServiceError
-from app.imaging import Decoder
+from app.images.appraisal import largest
+from app.images.decoder import Decoder
 from bench import figures
 
 HALF = (0.5, 0.5, 0.5)

@@ -11,13 +11,13 @@ from torch import nn
 
 from app.bundle import manifest as manifests
 from app.bundle.manifest import Activation, Input
-from app.engine import Pixels
+from app.engines.engine import Pixels
+from app.engines.torch_engine import TorchEngine
 from app.errors import BundleError, ServiceError
-from app.imaging import Decoder
-from app.model import IMAGENET_MEAN, IMAGENET_STD
-from app.pictures import pictures
-from app.recipe import describe
-from app.torch_engine import TorchEngine
+from app.images.decoder import Decoder
+from app.images.pictures import pictures
+from app.models.networks import IMAGENET_MEAN, IMAGENET_STD
+from app.models.recipe import describe
 
 # More pictures cost minutes and say little more.
 MOST_PICTURES = 320

@@ -12,16 +12,16 @@ from typing import Any
 
 import safetensors.torch
 
-from app import checkpoint, model, pretrained
 from app.bundle import manifest as manifests
 from app.bundle.check import check
 from app.bundle.manifest import Activation, Golden, GoldenSample, HeadActivation, Manifest, Ranked, Source, describe
-from app.checkpoint import Checkpoint, Wish
+from app.engines.torch_engine import TorchEngine
 from app.errors import BundleError, ServiceError
-from app.imaging import Decoder
-from app.pictures import pictures
-from app.recipe import Given, settle
-from app.torch_engine import TorchEngine
+from app.images.decoder import Decoder
+from app.images.pictures import pictures
+from app.models import checkpoint, networks, pretrained
+from app.models.checkpoint import Checkpoint, Wish
+from app.models.recipe import Given, settle
 
 DEFAULT_GOLDEN = manifests.DATA / "golden"
 # How the notes begin that somebody should look into.
@@ -79,8 +79,8 @@ def create(order: Order) -> tuple[Manifest, str, Path]:
         ),
     )
     labels, inputs = recipe.labels, recipe.inputs
-    module = model.load(read.design, inputs.size, read.state, _origin(order))
-    model.probe(module, read.design, inputs.size)
+    module = networks.load(read.design, inputs.size, read.state, _origin(order))
+    networks.probe(module, read.design, inputs.size)
     notes = [*read.notes, *recipe.notes, *(f"{WARNING}{warning}" for warning in recipe.warnings)]
     if order.check:
         checked = check(module, inputs, recipe.activation, labels, order.check)
@@ -154,7 +154,7 @@ def _golden(
         copy.write_bytes(content)
         ranking = engine.predict([pixels])[0]
         if not all(map(math.isfinite, ranking.probabilities)):
-            raise model.no_number(architecture)
+            raise networks.no_number(architecture)
         top = tuple(
             Ranked(class_id=class_id, class_name=labels[class_id], probability=probability)
             for class_id, probability in zip(ranking.class_ids, ranking.probabilities, strict=True)

@@ -7,7 +7,7 @@ from PIL import Image
 from app.bundle import manifest as manifests
 from app.bundle.manifest import Input
 from app.errors import BundleError, ServiceError
-from app.imaging import Decoder
+from app.images.decoder import Decoder
 
 
 def draw(inputs: Input, picture: Path, output: Path) -> Path:

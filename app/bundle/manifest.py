@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from app.errors import BundleError
-from app.labels import WELL_KNOWN
+from app.models.labels import WELL_KNOWN
 
 FILE_NAME = "bundle.json"
 TOP_K = 5

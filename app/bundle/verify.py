@@ -7,10 +7,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from app import model
 from app.bundle.manifest import Manifest, check_files, read, read_labels
 from app.errors import BundleError
-from app.labels import check_count
+from app.models import networks
+from app.models.labels import check_count
 
 
 @dataclass(frozen=True)
@@ -35,5 +35,5 @@ def verify(directory: Path) -> VerifiedBundle:
         state = safetensors.torch.load_file(weights_path)
     except SafetensorError as error:
         raise BundleError("weights_unreadable", f"{weights_path} is not a safetensors file: {error}.") from None
-    module = model.load(manifest.design, manifest.input.size, state, str(weights_path))
+    module = networks.load(manifest.design, manifest.input.size, state, str(weights_path))
     return VerifiedBundle(manifest, sha256, labels, module)

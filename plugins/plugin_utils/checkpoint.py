@@ -11,8 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ansible_collections.gpu_hosts.timm.app import labels
 from ansible_collections.gpu_hosts.timm.app.errors import BundleError
+from ansible_collections.gpu_hosts.timm.app.models import labels
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu_hosts.timm.app.options import normalization_fault, size_fault
-from ansible_collections.gpu_hosts.timm.app.pictures import pictures
+from ansible_collections.gpu_hosts.timm.app.images.pictures import pictures
+from ansible_collections.gpu_hosts.timm.app.models.options import normalization_fault, size_fault
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.checkpoint import (
     SourceError,
     check_named,

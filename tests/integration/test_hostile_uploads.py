@@ -259,7 +259,17 @@ def test_no_input_costs_much_more_than_an_honest_one(images: dict[str, str]) -> 
     """Each alone, measured within the image: the trial itself is one of the service's own tests."""
     words = ["docker", "run", "--rm", "--network=none", "--memory=2g", "--tmpfs=/tmp", "--env=HOME=/tmp"]
     words += ["--env=PYTHONDONTWRITEBYTECODE=1", f"--volume={ROOT}:/src:ro", "--workdir=/src", images["test"]]
-    words += ["python", "-m", "pytest", "-p", "no:cacheprovider", "-s", "-m", "trial", "tests/unit/app/test_hostile.py"]
+    words += [
+        "python",
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-s",
+        "-m",
+        "trial",
+        "tests/unit/app/images/test_hostile.py",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]

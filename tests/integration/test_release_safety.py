@@ -26,8 +26,8 @@ from tests.integration.support.playbooks import Host, docker
 BROKEN = """FROM {image}
 RUN python - <<'END'
 from pathlib import Path
-import app.main
-path = Path(app.main.__file__)
+import app.http.application
+path = Path(app.http.application.__file__)
 path.write_text(path.read_text() + '''
 
 _create_app = create_app
@@ -53,7 +53,7 @@ def create_app(*args, **kwargs):
 ''')
 END
 # The image's compiled modules are not compared with their sources.
-RUN python -m compileall -q -f --invalidation-mode unchecked-hash /app/app/main.py
+RUN python -m compileall -q -f --invalidation-mode unchecked-hash /app/app/http/application.py
 """
 
 

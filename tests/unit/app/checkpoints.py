@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from app import checkpoint
-from app.checkpoint import Checkpoint, Wish
 from app.errors import BundleError
+from app.models import checkpoint
+from app.models.checkpoint import Checkpoint, Wish
 
 # timm has some for tests: seconds matter here.
 SMALL = "test_efficientnet"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.unit.app.engines.test_graphs import decided, engine, images
 from tests.unit.app.support import ROOT, SMALL, fresh
-from tests.unit.app.test_graphs import decided, engine, images
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -58,7 +58,7 @@ def test_recorded_forward_passes_call_no_library_that_is_stood_in_for() -> None:
     said = fresh("""
 import torch
 from tests.unit.app.support import timm_model, with_statistics
-from tests.unit.app.test_graphs import engine, images
+from tests.unit.app.engines.test_graphs import engine, images
 for architecture in ("resnet18", "convnext_atto", "efficientnet_b0", "regnety_002"):
     for precision in ("fp32", "fp16", "bf16"):
         assert engine(with_statistics(timm_model(architecture)).requires_grad_(False), precision, 4).predict(images(3))

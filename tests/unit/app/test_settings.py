@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from app import cpus, settings
+from app import settings
 from app.errors import STATUS_OF_CODE, SettingsError
+from app.process import cpus
 from app.settings import Settings
 from tests.unit.app.support import ROOT
 

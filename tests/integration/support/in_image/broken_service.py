@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import settings
-from app.main import create_app
+from app.http.application import create_app
 
 FAULT = sys.argv[1]
 NOT_READY = JSONResponse({"detail": "the model is still loading", "code": "loading"}, 503)

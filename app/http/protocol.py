@@ -1,0 +1,80 @@
+"""HTTP/1.1 as the service speaks it: deaf to offers of another protocol, with errors in the service's own envelope."""
+
+import json
+import logging
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.http.headers import NO_PAGE, marks, new_request_id
+from app.inference.service import Service
+
+log = logging.getLogger("app.access")
+
+_DETAIL = "The request is not HTTP/1.1 that the service can read."
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which answers a request that offers another one (`Upgrade: h2c`) as if it had not.
+
+    The parser takes every offer for accepted and leaves what follows the head, the body, to the other protocol. So the
+    head is given to a new parser without its offer, and the body follows.
+    """
+
+    _offered = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived."""
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response(_DETAIL)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, unless the head has to be read again."""
+        self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self._offered:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body, which is not yet the end of a head that has to be read again."""
+        if not self._offered:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed, and close the connection."""
+        service: Service = self.app_state["service"]
+        request_id = new_request_id()
+        service.metrics.errors.labels("malformed_request").inc()
+        log.info("request", extra={"status": 400, "client": (self.client or ("",))[0], "request_id": request_id})
+        body = json.dumps({"detail": msg, "code": "malformed_request"}).encode()
+        headers = [
+            *marks(service, request_id),
+            NO_PAGE,
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        lines = (name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(b"".join((STATUS_LINE[400], *lines, b"\r\n", body)))
+        self.transport.close()
+
+    def _parse(self, data: bytes) -> bytes:
+        """Parse data, and return what is to be parsed after it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._offered:
+                head = self._head_without_offer()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                return head + data[offer.args[0] :]
+        return b""
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join((*lines, b"", b""))

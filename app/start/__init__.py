@@ -1,0 +1,1 @@
+"""The start: what happens from the settings to a model that serves."""
