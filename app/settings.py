@@ -44,6 +44,10 @@ def _numbers(value: object) -> object:
     return value.strip("[]() ").split(",") if isinstance(value, str) else value
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class Settings(BaseSettings):
     """Every setting with its default; an empty variable counts as unset."""
 
@@ -104,6 +108,9 @@ class Settings(BaseSettings):
     )
     orientation: Literal["apply", "ignore"] = Field(
         default="apply", description="Whether pictures whose tag says that they are stored turned are made upright."
+    )
+    workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=256)], BeforeValidator(_whole)] = Field(
+        default=1, description="Processes that serve; auto takes as many as are worth it."
     )
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."

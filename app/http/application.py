@@ -12,6 +12,7 @@ from app import settings as settings_module
 from app.errors import ServiceError
 from app.http.middleware import Exchange
 from app.http.routes import health, model, pages, predict
+from app.inference.part import Part
 from app.inference.service import Service
 from app.process import logs
 from app.settings import Settings
@@ -20,12 +21,12 @@ from app.start.loader import Loader
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(settings: Settings | None = None, loading: Loader | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, loading: Loader | None = None, part: Part | None = None) -> FastAPI:
     """Build the application; without settings it reads them, and sets up logging, itself (`uvicorn --factory`)."""
     if settings is None:
         settings = settings_module.load()
         logs.configure(settings.log_level, settings.log_dir)
-    service = Service(settings, loading or Loader(settings))
+    service = Service(settings, loading or Loader(settings), part)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Service]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.errors import ServiceError
+from app.inference.part import Part
 
 # What an upload holds before anything of it has come.
 FIRST = 65_536
@@ -25,16 +26,21 @@ class Loan:
 
     def give_back(self) -> None:
         """The body is no longer needed."""
-        self._bodies.held -= self._size
+        self._bodies.give_back(self._size)
         self._size = 0
 
 
 class Bodies:
     """The bytes that all bodies together may hold; used by the event loop."""
 
-    def __init__(self, limit: int) -> None:
-        self.held = 0
+    def __init__(self, limit: int, part: Part | None = None) -> None:
         self._limit = limit
+        self._part = part or Part()
+
+    @property
+    def held(self) -> int:
+        """The bytes that are held."""
+        return self._part.body_bytes
 
     @contextmanager
     def loan(self) -> Iterator[Loan]:
@@ -47,10 +53,16 @@ class Bodies:
 
     def take(self, size: int) -> None:
         """Take bytes, or refuse."""
-        if self.held + size > self._limit:
-            raise ServiceError(
-                "queue_full",
-                f"The uploads in progress hold {self.held >> 20} MiB of {self._limit >> 20} MiB; send the request "
-                "again in 1 s.",
-            )
-        self.held += size
+        with self._part.deciding():
+            held = self.held
+            if held + size <= self._limit:
+                self._part.hold_bytes(size)
+                return
+        raise ServiceError(
+            "queue_full",
+            f"The uploads in progress hold {held >> 20} MiB of {self._limit >> 20} MiB; send the request again in 1 s.",
+        )
+
+    def give_back(self, size: int) -> None:
+        """Bytes that are no longer needed."""
+        self._part.hold_bytes(-size)

@@ -33,7 +33,7 @@ def marks(service: Service, request_id: str) -> RawHeaders:
     ]
     if service.settings.release_id:
         headers.append((b"x-release-id", service.settings.release_id.encode("latin-1", "replace")))
-    if service.lifecycle.state is State.DRAINING:
-        # So that pooled connections move to another instance.
+    if service.lifecycle.state is State.DRAINING or service.part.crowded:
+        # So that pooled connections move to another instance, or another process.
         headers.append((b"connection", b"close"))
     return headers

@@ -3,11 +3,11 @@
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.http.application import create_app
 from app.http.protocol import Protocol
 from app.inference.service import Service
-from app.process.lifecycle import Lifecycle
 from app.settings import Settings
 from app.start.loader import Loader
 
@@ -15,9 +15,10 @@ from app.start.loader import Loader
 class Server(uvicorn.Server):
     """A server that drains on a signal instead of closing at once, and ends when the lifecycle says so."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._lifecycle = lifecycle
+        self._service = service
+        self._lifecycle = service.lifecycle
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal ends the process without waiting."""
@@ -29,18 +30,29 @@ class Server(uvicorn.Server):
         """Ten times a second: whether to stop listening and close the connections."""
         if await super().on_tick(counter):
             return True
-        if self._lifecycle.finished():
+        self._service.tell()
+        if self._lifecycle.finished() and self.may_leave():
             # What is still in flight may use the rest of the time.
             self.config.timeout_graceful_shutdown = max(1, round(self._lifecycle.remaining()))
             return True
         return False
+
+    def may_leave(self) -> bool:
+        """Whether nobody has to be waited for."""
+        return True
 
 
 def run(settings: Settings, loading: Loader) -> int:
     """Serve until told to stop; returns the exit code."""
     app = create_app(settings, loading)
     service: Service = app.state.service
-    config = uvicorn.Config(
+    Server(configuration(settings, app), service).run()
+    return service.lifecycle.exit_code
+
+
+def configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -54,5 +66,3 @@ def run(settings: Settings, loading: Loader) -> int:
         timeout_keep_alive=75,
         workers=1,
     )
-    Server(config, service.lifecycle).run()
-    return service.lifecycle.exit_code

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from app.errors import ServiceError
+from app.inference.part import Part
 
 # How much one more image changes the average: some thirty images and it has followed a change.
 _WEIGHT = 0.1
@@ -30,8 +30,17 @@ class Admission:
     of the service keeps to half of it while others ask, so that nobody waits in front of a queue that one client fills.
     """
 
-    def __init__(self, size: int, seconds: float, cores: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        size: int,
+        seconds: float,
+        cores: int,
+        part: Part | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Here; what `part` counts is in the whole service.
         self.held = 0
+        self._part = part or Part()
         self._ordinary = 0
         self._work = self._large_work = 0.0
         self._size = size
@@ -39,9 +48,6 @@ class Admission:
         self._cores = cores
         self._clock = clock
         self._cost = 0.0
-        self._held_by: Counter[str] = Counter()
-        self._latest: str | None = None
-        self._shared_until = 0.0
         # When the image that the service now works on could have been begun.
         self._since = 0.0
 
@@ -55,44 +61,40 @@ class Admission:
 
     def check(self, works: Sequence[float] = (0,), client: str = "") -> None:
         """Refuse when there is no place now for a client's images, decoded so long each, saying when there will be."""
-        self._notice(client)
+        self._part.notice(client, self._clock() + _OTHERS_SECONDS)
         crowding = self._is_crowding(client, len(works))
         share = _SHARE if crowding else 1
         seconds = self.wait(works)
         # Half of what waits gone is enough room for a client that comes back.
         again = max(1, math.ceil(seconds / 2))
-        if self.held + len(works) > self._size * share:
-            why = f"The service holds {self.held} images and takes {self._size}"
+        held = self._part.images
+        if held + len(works) > self._size * share:
+            why = f"The service holds {held} images and takes {self._size}"
         elif self.held >= _LEAST and seconds > self._seconds * share:
             why = f"An answer would take {seconds:.1f} seconds"
         else:
             return
         if crowding:
-            why += f", and {self._held_by[client]} of {self.held} images are of your address"
+            why += f", and {self._part.held_by(client)} of {held} images are of your address"
             raise ServiceError("too_many_requests", f"{why}; send fewer at once, this one again in {again} s.", again)
         raise ServiceError("queue_full", f"{why}, so the queue is full; send the request again in {again} s.", again)
 
-    def _notice(self, client: str) -> None:
-        """Know since when somebody else than the latest client wants of the service, too."""
-        if client != self._latest:
-            # The very first one has no others yet.
-            self._shared_until = self._clock() + _OTHERS_SECONDS if self._latest is not None else 0.0
-            self._latest = client
-
     def _is_crowding(self, client: str, images: int) -> bool:
         """Whether an address holds most of the service while others want of it, too."""
-        mine = self._held_by[client]
-        return mine > 0 and 2 * (mine + images) > self.held + images and self._clock() < self._shared_until
+        part = self._part
+        mine = part.held_by(client)
+        return mine > 0 and 2 * (mine + images) > part.images + images and self._clock() < part.shared_until
 
     @contextmanager
     def admit(self, works: Sequence[float], client: str = "") -> Iterator[None]:
         """Take places for a client's images that take so long to decode each, or refuse."""
-        self.check(works, client)
+        with self._part.deciding():
+            self.check(works, client)
+            self._part.hold(client, len(works))
         ordinary, large = _apart(works)
         if not self.held:
             self._since = self._clock()
         self.held += len(works)
-        self._held_by[client] += len(works)
         self._ordinary += len(ordinary)
         self._work += sum(ordinary)
         self._large_work += sum(large)
@@ -100,9 +102,7 @@ class Admission:
             yield
         finally:
             self.held -= len(works)
-            self._held_by[client] -= len(works)
-            if not self._held_by[client]:
-                del self._held_by[client]
+            self._part.hold(client, -len(works))
             self._ordinary -= len(ordinary)
             # Without what adding and taking fractions leaves over.
             self._work = self._work - sum(ordinary) if self.held else 0.0

@@ -28,11 +28,11 @@ from app.images import appraisal
 from app.inference.admission import Admission
 from app.inference.batching import Batcher, Result
 from app.inference.feeding import Feeder
+from app.inference.part import Part
 from app.inference.room import Room, Stay
 from app.inference.watch import Watch
 from app.process import cpus, memory
 from app.process.lifecycle import Lifecycle, State
-from app.process.metrics import Metrics
 from app.settings import Settings
 from app.start.loader import Loader
 
@@ -57,30 +57,30 @@ _LEAST_ROOM = 64 << 20
 class Service:
     """The model with its queue, decode threads, metrics and lifecycle."""
 
-    def __init__(self, settings: Settings, loading: Loader) -> None:
+    def __init__(self, settings: Settings, loading: Loader, part: Part | None = None) -> None:
         self.settings = settings
         self._loading = loading
-        self.metrics = Metrics(settings.queue_size)
+        self.part = part or Part()
+        self.metrics = self.part.metrics(settings.queue_size)
         self.lifecycle = Lifecycle(settings.drain_seconds)
-        self.bodies = Bodies(settings.max_bytes_in_flight)
+        self.bodies = Bodies(settings.max_bytes_in_flight, self.part)
         self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
         self._batcher: Batcher | None = None
         self._room: Room | None = None
         self._guard: asyncio.Task[None] | None = None
         # One CPU is for the event loop and the threads that feed the GPU.
-        self._decode_threads = settings.decode_threads or max(1, cpus.available() - 1)
-        self.admission = Admission(settings.queue_size, settings.queue_seconds, cores=cpus.available())
+        self._decode_threads = settings.decode_threads or max(1, self.part.cores - 1)
+        self.admission = Admission(settings.queue_size, settings.queue_seconds, self.part.cores, self.part)
         self._decoders = ThreadPoolExecutor(
             self._decode_threads, thread_name_prefix="decode", initializer=cpus.keep_to_one
         )
         self._forward_ms: deque[float] = deque(maxlen=1000)
-        self._predictions = 0
-        self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY and not self.watch.overdue)
-        self.metrics.threads_overdue.set_function(lambda: self.watch.overdue)
-        self.metrics.bytes_in_flight.set_function(lambda: self.bodies.held)
-        self.metrics.in_flight.set_function(lambda: self.lifecycle.in_flight)
-        self.metrics.images_in_service.set_function(lambda: self.admission.held)
+        self.metrics.ready.set_function(lambda: self.lifecycle.state is State.READY and not self.overdue)
+        self.metrics.threads_overdue.set_function(lambda: self.overdue)
+        self.metrics.bytes_in_flight.set_function(lambda: self.part.body_bytes)
+        self.metrics.in_flight.set_function(self._in_flight)
+        self.metrics.images_in_service.set_function(lambda: self.part.images)
 
     def start(self) -> None:
         """Serve the model as soon as it is loaded; called by the event loop once HTTP is to come up."""
@@ -135,7 +135,7 @@ class Service:
             stay.abandon()
         self.admission.answered(picture.cost.seconds)
         self.metrics.predictions.inc()
-        self._predictions += 1
+        self.part.predicted()
         forward_ms = result.seconds * 1000
         self._forward_ms.append(forward_ms)
         ranked = [
@@ -196,15 +196,32 @@ class Service:
         result = await batcher.submit(pixels)
         return images[0], result
 
+    @property
+    def overdue(self) -> int:
+        """How many threads of the service work on their piece for too long now."""
+        self.tell()
+        return self.part.overdue
+
+    def tell(self) -> None:
+        """Let the other parts of the service know what this one does."""
+        self.part.tell(self.lifecycle.in_flight, self.watch.overdue)
+
+    def _in_flight(self) -> int:
+        self.tell()
+        return self.part.in_flight
+
     def speed(self) -> SpeedMetrics:
         """Times of the latest forwards."""
         times = sorted(self._forward_ms)
         if not times:
             return SpeedMetrics(
-                predictions=0, mean_inference_time_ms=None, p50_inference_time_ms=None, p95_inference_time_ms=None
+                predictions=self.part.predictions,
+                mean_inference_time_ms=None,
+                p50_inference_time_ms=None,
+                p95_inference_time_ms=None,
             )
         return SpeedMetrics(
-            predictions=self._predictions,
+            predictions=self.part.predictions,
             mean_inference_time_ms=round(sum(times) / len(times), 3),
             p50_inference_time_ms=round(times[len(times) // 2], 3),
             p95_inference_time_ms=round(times[len(times) * 95 // 100], 3),
@@ -262,8 +279,13 @@ class Service:
             "decode_mib": model.decoder.limits.memory >> 20,
         }
         self.metrics.build.info(about)
-        self.lifecycle.model_loaded()
-        log.info("The service is ready", extra={**about, **details})
+
+        def begin() -> None:
+            self.lifecycle.model_loaded()
+            if self.part.speaks:
+                log.info("The service is ready", extra={**about, **details})
+
+        self.part.when_complete(begin)
 
     async def _watch_device(self, feeder: Feeder, lost: Callable[[str], None]) -> None:
         """Notice a device that answers no more: a library that waits for it says nothing."""
@@ -281,15 +303,17 @@ class Service:
 
     def _make_room(self, model: "ServedModel") -> Room:
         """Room for as many pictures as the container's memory holds beside the model and the bodies."""
-        limit, used, bodies = memory.limit(), memory.used(), self.settings.max_bytes_in_flight
+        limit, used, bodies = memory.limit(), self.part.used(), self.settings.max_bytes_in_flight
+        parts = self.part.processes
         largest = appraisal.largest(self.settings.max_pixels).memory
-        spare = limit - used - bodies - _RESERVE
-        if spare < largest:
+        # Each process has a share of its own.
+        spare = (limit - used - bodies) // parts - _RESERVE
+        if spare < largest and self.part.speaks:
             detail = (
                 f"The container may use {limit >> 20} MiB: the model takes {used >> 20}, bodies take up to "
                 f"{bodies >> 20}, and {max(spare, 0) >> 20} are left for pictures, of which the largest may need "
-                f"{largest >> 20}; one that needs more is refused. Give it {(limit - spare + largest) >> 20} MiB, or "
-                "lower API_MAX_PIXELS or API_MAX_BYTES_IN_FLIGHT."
+                f"{largest >> 20}; one that needs more is refused. Give it {(limit + parts * (largest - spare)) >> 20} "
+                f"MiB, or lower API_MAX_PIXELS{', API_WORKERS' if parts > 1 else ''} or API_MAX_BYTES_IN_FLIGHT."
             )
             log.warning("The memory is little", extra={"code": "little_memory", "detail": detail})
         workers = model.workers if model.engine.device == "cpu" else self._decode_threads

@@ -18,6 +18,15 @@ def available(cgroup: Path = CGROUP) -> int:
     return max(1, cpus if quota is None else min(cpus, int(quota)))
 
 
+def own(number: int, processes: int) -> int | None:
+    """The CPU of one of several processes, where there is one for each.
+
+    Under a quota below that, the CPUs are shared with others, and the kernel knows better which one is idle.
+    """
+    all_of_them = sorted(os.sched_getaffinity(0))
+    return all_of_them[number] if processes == len(all_of_them) == available() else None
+
+
 def _quota(cgroup: Path) -> float | None:
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()

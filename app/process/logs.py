@@ -79,11 +79,11 @@ def to_stdout() -> logging.Handler:
     return PipeHandler(descriptor) if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else logging.StreamHandler(sys.stdout)
 
 
-def configure(level: str, directory: Path | None = None) -> None:
-    """Send every log record and warning of the process to stdout, and to `directory`/api.log when given."""
+def configure(level: str, directory: Path | None = None, name: str = "api.log") -> None:
+    """Send every log record and warning of the process to stdout, and to a file of `directory` when given."""
     handlers: list[logging.Handler] = [to_stdout()]
     if directory:
-        handlers.append(logging.handlers.RotatingFileHandler(directory / "api.log", maxBytes=10_000_000, backupCount=5))
+        handlers.append(logging.handlers.RotatingFileHandler(directory / name, maxBytes=10_000_000, backupCount=5))
     for handler in handlers:
         handler.setFormatter(JsonFormatter())
     logging.captureWarnings(capture=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from app.bundle import manifest as manifests
 from app.engines.engine import Precision, Runtime
 from app.engines.selection import Trial
-from app.images.decoder import Decoder
+from app.errors import BundleError
 from app.models.labels import check_count
 from app.process import cpus
 from app.process.timing import Phases
@@ -93,6 +93,18 @@ def find(settings: Settings) -> Derived | None:
     return Derived(folder, choice, _facts(directory, manifest, sha256))
 
 
+def choice(settings: Settings) -> Choice | None:
+    """What the derived model that belongs to the settings was made with, where there is one in good order."""
+    root, directory = settings.derived_path, settings.bundle_path
+    if root is None or directory is None or settings.device != "cpu" or settings.require_gpu:
+        return None
+    try:
+        sha256 = manifests.read(directory)[1]
+        return read(place(root, sha256, settings), sha256)
+    except (BundleError, OSError, ValueError):
+        return None
+
+
 def load(settings: Settings, found: Derived, phases: dict[str, float]) -> ServedModel | None:
     """What OpenVINO computes, without torch; nothing where the choice was torch."""
     if found.choice.engine != "openvino":
@@ -100,6 +112,7 @@ def load(settings: Settings, found: Derived, phases: dict[str, float]) -> Served
     import openvino
 
     from app.engines.openvino_engine import OpenVinoEngine
+    from app.images.decoder import Decoder
 
     phase = Phases(phases)
     threads, choice = cpu_threads(settings), found.choice

@@ -45,9 +45,11 @@ def _open_torch() -> None:
 class Loader:
     """One model on its way; `model` is its future."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, kept_for: Settings | None = None) -> None:
         self.model: Future[ServedModel] = Future()
         self._settings = settings
+        # What a derived model was made for; a part of the service has fewer threads.
+        self._kept_for = kept_for or settings
         self._begun = False
 
     def begin(self) -> None:
@@ -67,7 +69,7 @@ class Loader:
             from app.start import derived
 
             phases = {"import": time.perf_counter() - started}
-            found = derived.find(self._settings)
+            found = derived.find(self._kept_for)
             kept = found and derived.load(self._settings, found, phases)
             model = kept or self._with_torch(found, phases)
             # The module that was converted has cycles, and would stay for good.

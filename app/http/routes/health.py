@@ -25,7 +25,7 @@ async def ready(request: Request) -> Response:
     """Say whether requests are welcome, or why not."""
     service = _service(request)
     lifecycle, model = service.lifecycle, service.model
-    overdue = service.watch.overdue
+    overdue = service.overdue
     if lifecycle.state is State.READY and model and not overdue:
         return JSONResponse(
             {

@@ -1,0 +1,41 @@
+"""How many processes serve: as many as are worth it, where they may."""
+
+import logging
+
+from app.engines.engine import LARGE_SECONDS
+from app.images import appraisal
+from app.process import cpus, memory
+from app.settings import Settings
+from app.start import derived
+from app.start.served_model import cpu_threads
+
+log = logging.getLogger(__name__)
+
+# What a worker takes beside its model and the largest picture.
+_WORKER_BYTES = 192 << 20
+
+
+def workers(settings: Settings) -> int:
+    """How many workers serve; 1 is this process alone."""
+    if settings.workers == 1:
+        return 1
+    choice = derived.choice(settings)
+    if choice is None:
+        if settings.workers != "auto":
+            detail = (
+                f"API_WORKERS is {settings.workers}, and there is no derived model that they could share; one process "
+                "serves. Set API_DEVICE to cpu and API_DERIVED_PATH to where `python -m app.derive` keeps it."
+            )
+            log.warning("The service is one process", extra={"code": "one_process", "detail": detail})
+        return 1
+    if settings.workers != "auto":
+        return settings.workers
+    # What takes a core that long is computed on all of them when it comes alone, which one process can do.
+    large = choice.seconds * cpu_threads(settings) > LARGE_SECONDS
+    if large or choice.engine != "openvino":
+        return 1
+    # What was kept is mapped, and what is compiled of it is each worker's own.
+    each = (
+        _WORKER_BYTES + 2 * sum(entry.bytes for entry in choice.files) + appraisal.largest(settings.max_pixels).memory
+    )
+    return max(1, min(cpus.available(), (memory.limit() - settings.max_bytes_in_flight) // each))
