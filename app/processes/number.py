@@ -4,7 +4,7 @@ import logging
 
 from app.engines.engine import LARGE_SECONDS
 from app.images import appraisal
-from app.process import cpus, memory
+from app.process import memory
 from app.settings import Settings
 from app.start import derived
 from app.start.served_model import cpu_threads
@@ -31,11 +31,12 @@ def workers(settings: Settings) -> int:
     if settings.workers != "auto":
         return settings.workers
     # What takes a core that long is computed on all of them when it comes alone, which one process can do.
-    large = choice.seconds * cpu_threads(settings) > LARGE_SECONDS
+    threads = cpu_threads(settings)
+    large = choice.seconds * threads > LARGE_SECONDS
     if large or choice.engine != "openvino":
         return 1
     # What was kept is mapped, and what is compiled of it is each worker's own.
     each = (
         _WORKER_BYTES + 2 * sum(entry.bytes for entry in choice.files) + appraisal.largest(settings.max_pixels).memory
     )
-    return max(1, min(cpus.available(), (memory.limit() - settings.max_bytes_in_flight) // each))
+    return max(1, min(threads, (memory.limit() - settings.max_bytes_in_flight) // each))

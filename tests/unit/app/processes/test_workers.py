@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app import derive
-from app.process import cpus, memory
+from app.process import memory
 from app.processes import number
 from app.settings import Settings
 from app.start import derived
@@ -246,26 +246,29 @@ def test_as_many_processes_as_are_worth_it(
     def asked(**options: Any) -> Settings:
         return Settings(bundle_path=bundle, derived_path=root, **{**ASKED, **options})
 
-    monkeypatch.setattr(cpus, "available", lambda: 2)
     assert number.workers(asked(workers=1)) == 1
     assert number.workers(asked(workers=5)) == 5
-    assert number.workers(asked(workers="auto")) == 2
     # Where each would convert and choose by itself, one serves; who wanted more hears of it.
     assert number.workers(asked(workers="auto", derived_path=tmp_path)) == 1
     assert not caplog.records
     assert number.workers(asked(workers=2, derived_path=tmp_path)) == 1
     assert caplog.records[0].__dict__["code"] == "one_process"
-    # Each needs memory for its model and a large picture.
-    monkeypatch.setattr(memory, "limit", lambda: 1 << 30)
-    assert number.workers(asked(workers="auto")) == 1
-    monkeypatch.setattr(memory, "limit", lambda: 8 << 30)
-    # An image that is worth all cores gets them.
     choice = derived.choice(asked())
     assert choice
-    monkeypatch.setattr(derived, "choice", lambda _: choice.model_copy(update={"seconds": 0.02}))
-    assert number.workers(asked(workers="auto")) == 1
-    monkeypatch.setattr(derived, "choice", lambda _: choice.model_copy(update={"engine": "torch"}))
-    assert number.workers(asked(workers="auto")) == 1
+
+    def automatic(seconds: float = 0.002, engine: str = "openvino", gib: int = 8) -> int:
+        monkeypatch.setattr(
+            derived, "choice", lambda _: choice.model_copy(update={"seconds": seconds, "engine": engine})
+        )
+        monkeypatch.setattr(memory, "limit", lambda: gib << 30)
+        return number.workers(asked(workers="auto"))
+
+    assert automatic() == 2
+    # Each needs memory for its model and a large picture.
+    assert automatic(gib=1) == 1
+    # An image that is worth all cores gets them.
+    assert automatic(seconds=0.02) == 1
+    assert automatic(engine="torch") == 1
 
 
 def test_the_number_of_workers_is_a_number_or_auto() -> None:
