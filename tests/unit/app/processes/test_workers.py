@@ -244,7 +244,7 @@ def test_as_many_processes_as_are_worth_it(
     bundle: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def asked(**options: Any) -> Settings:
-        return Settings(bundle_path=bundle, derived_path=root, **{**ASKED, **options})
+        return Settings(**{"bundle_path": bundle, "derived_path": root, **ASKED, **options})
 
     assert number.workers(asked(workers=1)) == 1
     assert number.workers(asked(workers=5)) == 5
