@@ -14,7 +14,7 @@ from app.bundle.manifest import TOP_K, Activation, Input
 from app.engines import folding
 from app.engines.engine import LARGE_SECONDS, LUMA, Engine, Pixels, Precision, Ranking
 from app.engines.graphs import IN_FLIGHT, GraphRunner, buckets
-from app.errors import DeviceLostError, GpuRequiredError
+from app.errors import BundleError, DeviceLostError, GpuRequiredError
 from app.process.timing import shortest
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ _FATAL = (
 )
 # Messages of libraries that found no memory for what they compute in.
 _NO_MEMORY = ("unable to find an engine", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What the stand-ins answer that are in the places of libraries in a slim image for GPUs (docker/stand-ins.txt).
+_LEFT_OUT = ("CUFFT_NOT_SUPPORTED", "is a stand-in: this image leaves out")
 _PAUSE_SECONDS = 0.005
 # All threads must save this much, as requests that come meanwhile wait for them.
 _WORTH_IT = 0.8
@@ -59,6 +61,12 @@ def _errors_of_the_device() -> Iterator[None]:
         raise
     except RuntimeError as error:
         said = str(error)
+        if any(text in said for text in _LEFT_OUT):
+            raise BundleError(
+                "library_left_out",
+                f"The model needs a CUDA library that this image leaves out: {said.splitlines()[0]}. Build it with "
+                "CUDA_LIBRARIES=whole (inference_image_cuda_libraries).",
+            ) from error
         if any(text in said for text in _NO_MEMORY):
             raise torch.OutOfMemoryError(said) from error
         if any(text in said for text in _FATAL):

@@ -13,12 +13,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SPOILED = "captures_underway.empty() INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp"
 # Ways to name the device that must become the CPU.
 _MOVERS = ("tensor", "zeros", "empty", "empty_like", "rand")
+
+
+# The device of a module's own code, in a new interpreter.
+SIMULATED = "from tests.unit.app.gpu import Gpu, simulate\nstack = simulate(Gpu())\n"
+
+
+def on_a_real_one(value: str) -> Any:
+    """A parameter with which a test asks the same of a real GPU, where a machine has one."""
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    return pytest.param(value, marks=[pytest.mark.gpu, missing], id="real")
 
 
 @dataclass

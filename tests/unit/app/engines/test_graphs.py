@@ -11,13 +11,11 @@ from app.engines.graphs import bucket_of, buckets
 from app.engines.selection import Referee, disagreement, ways
 from app.engines.torch_engine import TorchEngine
 from app.errors import NotRecordedError
-from tests.unit.app.gpu import Gpu, simulate, tf32
+from tests.unit.app.gpu import Gpu, on_a_real_one, simulate, tf32
 from tests.unit.app.support import CAT, fresh, serve, timm_model, wait_for, with_statistics
 
 HALF = (0.5, 0.5, 0.5)
 SETTINGS = Input(size=(3, 64, 64), mean=HALF, std=HALF, interpolation="bicubic", crop_pct=1.0, crop_mode="center")
-# Where a machine has a GPU, the same is asked of it.
-REAL = pytest.param("real", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def gpu() -> Iterator[Gpu]:
         yield simulated
 
 
-@pytest.fixture(params=["simulated", REAL])
+@pytest.fixture(params=["simulated", on_a_real_one("real")])
 def device(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param == "real":
         yield

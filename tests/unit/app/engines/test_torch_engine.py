@@ -5,7 +5,7 @@ import torch
 
 from app.bundle.manifest import Input
 from app.engines.torch_engine import TorchEngine, choose_device
-from app.errors import DeviceLostError, ServiceError
+from app.errors import BundleError, DeviceLostError, ServiceError
 from tests.unit.app.support import timm_model
 
 HALF = (0.5, 0.5, 0.5)
@@ -105,6 +105,19 @@ def test_out_of_memory_later_again_is_not_twice_in_a_row() -> None:
 def test_a_device_error_loses_the_device(message: str) -> None:
     with pytest.raises(DeviceLostError, match="The device failed"):
         failing(lambda _: _raise(RuntimeError(message))).predict(images(1))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cuFFT error: CUFFT_NOT_SUPPORTED",
+        "CUDA error: libcusparse.so.12 is a stand-in: this image leaves out sparse tensors",
+    ],
+)
+def test_a_library_that_the_image_leaves_out_is_no_lost_device(message: str) -> None:
+    with pytest.raises(BundleError, match=r"leaves out: .*CUDA_LIBRARIES=whole") as caught:
+        failing(lambda _: _raise(RuntimeError(message))).predict(images(1))
+    assert caught.value.code == "library_left_out"
 
 
 def test_another_error_of_the_model_is_not_the_devices() -> None:

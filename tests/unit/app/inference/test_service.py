@@ -3,9 +3,23 @@
 import threading
 from pathlib import Path
 
+import pytest
+
+from tests.unit.app.gpu import on_a_real_one
 from tests.unit.app.support import CAT, serve, wait_for
 
 SIMULATE = "from pathlib import Path\nfrom tests.unit.app.gpu import Gpu, simulate\nstack = simulate(Gpu({}))"
+# A kernel that takes a minute, before a recording is replayed.
+HANG = """
+from pathlib import Path
+import torch
+replay = torch.cuda.CUDAGraph.replay
+def hang(graph):
+    if Path({!r}).exists():
+        torch.cuda._sleep(1 << 37)
+    replay(graph)
+torch.cuda.CUDAGraph.replay = hang
+"""
 
 
 def test_a_model_that_cannot_be_recorded_is_served_by_a_process_that_does_not_try(bundle: Path, tmp_path: Path) -> None:
@@ -24,9 +38,12 @@ def test_a_model_that_cannot_be_recorded_is_served_by_a_process_that_does_not_tr
         assert "begins again without" in warning["detail"]
 
 
-def test_a_device_that_never_answers_is_lost(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "code", [pytest.param(SIMULATE.format("hangs=Path({!r}).exists"), id="simulated"), on_a_real_one(HANG)]
+)
+def test_a_device_that_never_answers_is_lost(bundle: Path, tmp_path: Path, code: str) -> None:
     hung = tmp_path / "hung"
-    code = SIMULATE.format(f"hangs=Path({str(hung)!r}).exists")
+    code = code.format(str(hung))
     settings = {"bundle_path": bundle, "device": "cuda", "precision": "fp32", "request_timeout_seconds": 1}
     with serve(tmp_path, code, **settings) as server:
         wait_for(server.ready)

@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from tests.unit.app.gpu import SIMULATED, on_a_real_one
 from tests.unit.app.support import fresh
 
 
@@ -37,15 +39,13 @@ def test_http_needs_no_library_that_would_wait_for_torchs() -> None:
     assert json.loads(printed) == []
 
 
-def test_the_module_that_was_folded_does_not_stay_behind(bundle: Path) -> None:
-    fresh(f"""
+@pytest.mark.parametrize("device", [pytest.param(SIMULATED, id="simulated"), on_a_real_one("")])
+def test_the_module_that_was_folded_does_not_stay_behind(bundle: Path, device: str) -> None:
+    fresh(f"""{device}
 import gc
 import torch
 from app.start.loader import Loader
 from app.settings import Settings
-from tests.unit.app.gpu import Gpu, simulate
-gpu = Gpu()
-stack = simulate(gpu)
 loader = Loader(Settings(bundle_path={str(bundle)!r}, device="cuda", precision="fp16"))
 loader.begin()
 model = loader.model.result()
