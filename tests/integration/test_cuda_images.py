@@ -24,7 +24,10 @@ PLAYBOOK = """
 - hosts: localhost
   tasks:
     - ansible.builtin.include_role: {name: gpu_hosts.timm.inference_image}
-    - ansible.builtin.copy: {content: "{{ inference_image_tag }}", dest: "{{ told }}", mode: "0644"}
+    - ansible.builtin.copy:
+        content: "{{ inference_image_tag }}\n{{ inference_image_gateway_tag }}\n"
+        dest: "{{ told }}"
+        mode: "0644"
 """
 
 
@@ -32,6 +35,7 @@ class Images:
     """Both kinds of a flavor's image, as a deploy makes them."""
 
     def __init__(self, flavor: str, folder: Path) -> None:
+        self._gateway = ""
         self.tags = {kind: self._build(flavor, kind, folder) for kind in ("whole", "slim")}
 
     def _build(self, flavor: str, kind: str, folder: Path) -> str:
@@ -52,7 +56,8 @@ class Images:
         words += [f"--extra-vars={json.dumps(variables)}", str(playbook)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:]
-        return told.read_text()
+        tag, self._gateway = told.read_text().splitlines()
+        return tag
 
     def run(self, kind: str, *arguments: str) -> tuple[Any, str]:
         """What the script prints in an image where every symbol is looked for at once, and what it says on stderr."""
@@ -62,7 +67,7 @@ class Images:
         return json.loads(done.stdout), done.stderr
 
     def remove(self) -> None:
-        for tag in self.tags.values():
+        for tag in (*self.tags.values(), self._gateway):
             subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=False)
 
 
