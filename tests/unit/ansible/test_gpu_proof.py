@@ -104,5 +104,5 @@ def test_a_container_names_the_folder_as_the_host_does(tmp_path: Path) -> None:
 
 def test_the_files_with_marked_tests_are_found(script: ModuleType) -> None:
     names = {Path(file).name for file in script.marked()}
-    assert {"test_graphs.py", "test_gpu_service.py", "test_real_gpu.py"} <= names
+    assert {"test_graphs.py", "test_service.py", "test_real_gpu.py"} <= names
     assert "test_settings.py" not in names
