@@ -232,7 +232,7 @@ def run(settings: Settings, workers: int) -> int:
             backlog=_BACKLOG,
         )
     except OSError as error:
-        detail = f"{settings.host} port {settings.port} cannot be listened on: {error.strerror}."
+        detail = f"API_HOST and API_PORT cannot be listened on: {error.strerror}."
         log.error("The service cannot listen", extra={"code": "address_refused", "detail": detail})
         return EXIT_ADDRESS
     listener.setblocking(False)

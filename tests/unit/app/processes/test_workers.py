@@ -210,7 +210,10 @@ def test_an_address_in_use_ends_the_service(bundle: Path, root: Path, tmp_path: 
     ):
         assert server.process.wait(timeout=60) == 1
         line = next(line for line in server.lines() if line.get("code") == "address_refused")
-        assert line["detail"] == f"127.0.0.1 port {port} cannot be listened on: Address already in use."
+        assert line["detail"] == (
+            "API_HOST and API_PORT cannot be listened on: Address already in use (while attempting to bind on "
+            f"address ('127.0.0.1', {port}))."
+        )
 
 
 def test_workers_that_end_again_and_again_end_the_service(bundle: Path, root: Path, tmp_path: Path) -> None:
