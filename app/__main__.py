@@ -1,16 +1,14 @@
 """`python -m app`: serve until told to stop, and end with an exit code that says why."""
 
-import contextlib
 import logging
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import NoReturn
 
 from app import __version__, settings
 from app.errors import SettingsError
 from app.process import logs
+from app.process.again import begin_again
 from app.process.lifecycle import EXIT_AGAIN, EXIT_OK, EXIT_SETTINGS
 from app.processes import number, supervisor
 from app.start.loader import Loader
@@ -45,21 +43,9 @@ def main() -> int:
 
     exit_code = server.run(configured, loading)
     if exit_code == EXIT_AGAIN:
-        _begin_again()
+        begin_again()
     log.info("The service ends", extra={"exit_code": exit_code})
     return exit_code
-
-
-def _begin_again() -> NoReturn:
-    """Become a new process that records nothing; a restart by whoever started this one would record again."""
-    os.environ[f"{settings.PREFIX}CUDA_GRAPHS"] = "false"
-    logging.shutdown()
-    sys.stdout.flush()
-    # What the device's library has open would keep memory of the device.
-    for opened in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            os.set_inheritable(int(opened.name), int(opened.name) <= sys.stderr.fileno())
-    os.execv(sys.executable, sys.orig_argv)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,9 @@ with its uploads; and the service with HTTP and decoding, asked by several proce
 import argparse
 import contextlib
 import gc
-import http.client
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -77,9 +75,7 @@ def service(
     folder: Path, precision: Precision, batch: int, device: str
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """The service on a free port, which it yields with its process once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = load.free_port()
     settings = {
         "API_BUNDLE_PATH": str(folder),
         "API_DEVICE": device,
@@ -96,7 +92,7 @@ def service(
     process = subprocess.Popen([sys.executable, "-m", "app"], env={**os.environ, **settings}, stdout=sys.stderr)
     try:
         end = time.monotonic() + _START_SECONDS
-        while not _ready(port):
+        while not load.ready(port):
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the service with {folder} was not ready within {_START_SECONDS} s; see its log")
             time.sleep(0.1)
@@ -104,17 +100,6 @@ def service(
     finally:
         process.kill()
         process.wait()
-
-
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """Load on this machine from several processes, and what a request costs each thread of the server."""
 
 import asyncio
+import http.client
 import multiprocessing
 import os
+import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +32,25 @@ class Load:
     def described(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ready(port: int) -> bool:
+    """Whether the service there takes requests."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 class _Client(asyncio.Protocol):

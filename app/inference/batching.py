@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     arrived: float
 
 
-def _bare(error: Exception) -> Exception:
+def bare(error: Exception) -> Exception:
     """The error without the frames that it came through.
 
     They hold the image and the entry, which holds the error: a circle that would live until the garbage collector comes
@@ -154,10 +154,10 @@ class Batcher:
             try:
                 decoded = entry.source() if callable(entry.source) else entry.source
             except ServiceError as error:
-                self._answer([entry], _bare(error))
+                self._answer([entry], bare(error))
             except Exception as error:  # a defect: in any case the error of this image alone
                 log.exception("An image cannot be decoded")
-                self._answer([entry], _bare(error))
+                self._answer([entry], bare(error))
             else:
                 batch.append(entry)
                 pixels.append(decoded)
@@ -178,7 +178,7 @@ class Batcher:
             self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
         else:
             log.error("The model failed on a batch of %d", len(batch), exc_info=error)
-            self._answer(batch, _bare(error))
+            self._answer(batch, bare(error))
 
     def _computed(self, batch: "Sequence[Entry]", rankings: "Sequence[Ranking]", seconds: float) -> None:
         self._metrics.batch_size.observe(len(batch))

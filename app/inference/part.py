@@ -13,6 +13,8 @@ class Part:
 
     # How many processes do what this one does.
     processes = 1
+    # Whether its threads feed the device, beside the event loop.
+    feeds = True
 
     def __init__(self) -> None:
         self._images = self._body_bytes = self._in_flight = self._overdue = self._predictions = 0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from app import __version__
 from app.bundle.manifest import TOP_K
-from app.errors import BundleError, GpuRequiredError, NotRecordedError, ServiceError
+from app.errors import BundleError, DeviceLostError, GpuRequiredError, NotRecordedError, ServiceError
+from app.fronts.remote_engine import RemoteEngine
 from app.http.bodies import Bodies
 from app.http.schemas import (
     AnyPrediction,
@@ -38,6 +39,7 @@ from app.start.loader import Loader
 
 if TYPE_CHECKING:
     from app.engines.engine import Pixels
+    from app.fronts.remote import Remote
     from app.images.decoder import DecodedImage, Picture
     from app.start.served_model import ServedModel
 
@@ -66,11 +68,11 @@ class Service:
         self.bodies = Bodies(settings.max_bytes_in_flight, self.part)
         self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
-        self._batcher: Batcher | None = None
+        self._batcher: Batcher | Remote | None = None
         self._room: Room | None = None
         self._guard: asyncio.Task[None] | None = None
         # One CPU is for the event loop and the threads that feed the GPU.
-        self._decode_threads = settings.decode_threads or max(1, self.part.cores - 1)
+        self._decode_threads = settings.decode_threads or max(1, self.part.cores - self.part.feeds)
         self.admission = Admission(settings.queue_size, settings.queue_seconds, self.part.cores, self.part)
         self._decoders = ThreadPoolExecutor(
             self._decode_threads, thread_name_prefix="decode", initializer=cpus.keep_to_one
@@ -169,7 +171,7 @@ class Service:
         return answer if model.thresholds is None else MultiLabelPrediction.of(answer, ranked, model.thresholds)
 
     async def _compute(
-        self, model: "ServedModel", batcher: Batcher, picture: "Picture", stay: Stay
+        self, model: "ServedModel", batcher: "Batcher | Remote", picture: "Picture", stay: Stay
     ) -> "tuple[DecodedImage, Result]":
         def decode() -> "DecodedImage":
             if not stay.begin():
@@ -183,7 +185,7 @@ class Service:
             self.metrics.decode_duration.observe(time.perf_counter() - started)
             return image
 
-        if model.engine.device != "cpu":
+        if isinstance(batcher, Feeder):
             # The thread that feeds a GPU does nothing else.
             image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
             return image, await batcher.submit(image.pixels)
@@ -241,6 +243,9 @@ class Service:
         except (BundleError, ServiceError) as error:
             log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
             self.lifecycle.bundle_refused(error.code, error.detail)
+        except DeviceLostError as error:
+            log.error("The model cannot be loaded", extra={"code": "load_failed", "detail": str(error)})
+            self.lifecycle.device_lost(str(error))
         except Exception as error:  # whatever it is must end the process
             detail = f"Loading the model failed: {type(error).__name__}: {error}"
             log.exception("The model cannot be loaded", extra={"code": "load_failed", "detail": detail})
@@ -256,7 +261,11 @@ class Service:
         loop = asyncio.get_running_loop()
         self.model = model
         self._room = self._make_room(model)
-        if model.engine.device == "cpu":
+        if isinstance(model.engine, RemoteEngine):
+            from app.fronts.remote import Remote
+
+            self._batcher = Remote(model.engine, self.metrics, lost, self._decode_threads)
+        elif model.engine.device == "cpu":
             self._batcher = Batcher(model.engine, self.metrics, lost, self.watch, model.workers)
         else:
             feeder = Feeder(model.engine, self.metrics, lost, self.watch)
@@ -304,6 +313,8 @@ class Service:
     def _make_room(self, model: "ServedModel") -> Room:
         """Room for as many pictures as the container's memory holds beside the model and the bodies."""
         limit, used, bodies = memory.limit(), self.part.used(), self.settings.max_bytes_in_flight
+        if isinstance(model.engine, RemoteEngine):
+            used += model.engine.memory()
         parts = self.part.processes
         largest = appraisal.largest(self.settings.max_pixels).memory
         # Each process has a share of its own.

@@ -6,7 +6,7 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 _FILES = ("memory.max", "memory/memory.limit_in_bytes")
 _MEMINFO = Path("/proc/meminfo")
-_STATM = Path("/proc/self/statm")
+STATM = Path("/proc/self/statm")
 
 
 def limit(cgroup: Path = CGROUP) -> int:
@@ -21,8 +21,8 @@ def limit(cgroup: Path = CGROUP) -> int:
     return machine
 
 
-def used(statm: Path = _STATM) -> int:
-    """Bytes that the process uses now and that nothing but its end gives back.
+def used(statm: Path = STATM) -> int:
+    """Bytes that a process uses now and that nothing but its end gives back.
 
     Pages of files, like mapped weights and libraries, are not among them: the kernel drops them when memory is short.
     """

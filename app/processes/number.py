@@ -4,12 +4,15 @@ import logging
 
 from app.engines.engine import LARGE_SECONDS
 from app.images import appraisal
-from app.process import memory
+from app.process import cpus, memory
 from app.settings import Settings
 from app.start import derived
 from app.start.served_model import cpu_threads
 
 log = logging.getLogger(__name__)
+
+# A front end keeps so many cores busy before its interpreter is the limit; one core is for the engine's process.
+_CORES = 2
 
 # What a worker takes beside its model and the largest picture.
 _WORKER_BYTES = 192 << 20
@@ -19,6 +22,8 @@ def workers(settings: Settings) -> int:
     """How many workers serve; 1 is this process alone."""
     if settings.workers == 1:
         return 1
+    if on_gpu(settings):
+        return settings.workers if settings.workers != "auto" else max(1, (cpus.available() - 1) // _CORES)
     choice = derived.choice(settings)
     if choice is None:
         if settings.workers != "auto":
@@ -40,3 +45,8 @@ def workers(settings: Settings) -> int:
         _WORKER_BYTES + 2 * sum(entry.bytes for entry in choice.files) + appraisal.largest(settings.max_pixels).memory
     )
     return max(1, min(threads, (memory.limit() - settings.max_bytes_in_flight) // each))
+
+
+def on_gpu(settings: Settings) -> bool:
+    """Whether it is certain that a GPU computes: then one process has it, and the workers are its front ends."""
+    return settings.device == "cuda" or (settings.device == "auto" and settings.require_gpu)

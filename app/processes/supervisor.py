@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.fronts import engine_process
 from app.process import cpus
 from app.process.lifecycle import EXIT_BUNDLE, EXIT_DEVICE, EXIT_OK, EXIT_SETTINGS
 from app.processes import board as boards
 from app.processes import counters
 from app.processes.board import Board
 from app.processes.handed import COMPLETE, CONNECTION, Handed
+from app.processes.number import on_gpu
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class Supervisor:
         self._board = Board(self._memory, workers)
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, _Child] = {}
+        self._engine: subprocess.Popen[bytes] | None = None
+        self._door: socket.socket | None = None
         self._failures = [0] * workers
         self._complete = False
         self._signals = 0
@@ -77,6 +81,8 @@ class Supervisor:
             signal.signal(wanted, self._signaled)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(reader, selectors.EVENT_READ, lambda: reader.recv(64))
+        if on_gpu(self._settings):
+            self._engine, self._door = engine_process.start()
         for number in range(self._workers):
             self._start(number)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -85,8 +91,25 @@ class Supervisor:
                 react: Callable[[], object] = key.data
                 react()
             self._reap()
+            self._look_after_engine()
             self._tick()
+        self._part_with_engine()
         return self._exit_code
+
+    def _look_after_engine(self) -> None:
+        """End when the model cannot be served; any other end of the engine's process is noticed by each front end."""
+        code = self._engine.poll() if self._engine else None
+        if code in (EXIT_SETTINGS, EXIT_BUNDLE) and self._end_at is None:
+            self._end(code)
+
+    def _part_with_engine(self) -> None:
+        """Let the engine's process end, which it does without front ends."""
+        if self._engine and self._door:
+            self._door.close()
+            try:
+                self._engine.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._engine.kill()
 
     def _start(self, number: int, *, again: bool = False) -> None:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -96,8 +119,10 @@ class Supervisor:
             channel=theirs.fileno(),
             board=self._memory,
             counters=str(self._folder),
-            cpu=cpus.own(number, self._workers),
+            # Front ends decode in threads of their own.
+            cpu=None if self._door else cpus.own(number, self._workers),
             again=again,
+            door=self._door.fileno() if self._door else None,
         )
         with theirs:
             process = handed.start("app.processes.worker")

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 import uvicorn
 
 from app import settings
+from app.fronts import channel as doors
+from app.fronts.remote_loader import RemoteLoader
 from app.http import server
 from app.http.application import create_app
 from app.http.protocol import Protocol
@@ -25,6 +27,7 @@ from app.process.metrics import Metrics
 from app.processes import counters
 from app.processes.board import Board
 from app.processes.handed import COMPLETE, LOADED, Handed
+from app.settings import Settings
 from app.start.loader import Loader
 from app.start.served_model import cpu_threads
 
@@ -42,6 +45,7 @@ class Worker(Part):
         # A worker that says nothing for as long as a thread may work on something counts as one that is overdue.
         self._limit = limit
         self.processes = handed.workers
+        self.feeds = handed.door is None
         self._handed = handed
         self._channel = channel
         self._board = Board(handed.board, handed.workers)
@@ -231,21 +235,28 @@ class _Server(server.Server):
         self._lifecycle.drain()
 
 
+def _loader(handed: Handed, configured: Settings) -> Loader:
+    """What loads the model here, or waits for that of the engine's process."""
+    if handed.door is not None:
+        return RemoteLoader(configured, doors.inherited(handed.door))
+    whole = configured.model_copy(update={"torch_threads": cpu_threads(configured)})
+    # The other CPUs are the other workers'.
+    return Loader(configured.model_copy(update={"torch_threads": 1}), whole)
+
+
 def main() -> int:
     """Serve what the supervisor hands over; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_OK))
     handed = Handed.read(sys.argv[1])
     configured = settings.load()
     logs.configure(configured.log_level, configured.log_dir, f"api-{handed.number}.log")
-    whole = configured.model_copy(update={"torch_threads": cpu_threads(configured)})
     if handed.cpu is not None:
         os.sched_setaffinity(0, {handed.cpu})
     channel = socket.socket(fileno=handed.channel)
     channel.set_inheritable(False)
     channel.setblocking(False)
     part = Worker(handed, channel, configured.request_timeout_seconds)
-    # The other CPUs are the other workers'.
-    loading = Loader(configured.model_copy(update={"torch_threads": 1}), whole)
+    loading = _loader(handed, configured)
     loading.begin()
     app = create_app(configured, loading, part)
     service: Service = app.state.service

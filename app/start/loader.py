@@ -58,13 +58,13 @@ class Loader:
             self._begun = True
             for name in _LIBRARIES:
                 importlib.import_module(name)
+            sys.setswitchinterval(_SWITCH_SECONDS)
             threading.Thread(target=self._run, name="loader", daemon=True).start()
 
     def _run(self) -> None:
         started = time.perf_counter()
         # What is imported stays for good, so looking for garbage in between finds none.
         gc.disable()
-        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             from app.start import derived
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.bundle import manifest as manifests
 from app.engines.engine import Engine
@@ -12,6 +12,9 @@ from app.engines.selection import Trial
 from app.images.decoder import Decoder
 from app.process import cpus
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.fronts.remote_engine import RemoteEngine
 
 # Large batches hardly help a CPU, and they leave the other cores without work.
 CPU_BATCH = 4
@@ -68,7 +71,7 @@ def facts_of(directory: Path, manifest: manifests.Manifest, sha256: str, labels:
 class ServedModel(Facts):
     """What requests need of the model, and what it says about itself."""
 
-    engine: Engine
+    engine: "Engine | RemoteEngine"
     reason: str
     trials: Sequence[Trial]
     # Where what computes was read from, which was made of the bundle before; nothing where it was made now.
