@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class OpenVinoEngine(Engine):
         return [Ranking(best, shares) for best, shares in zip(ids, values, strict=True)]
 
     def prepare(self, seconds: float) -> None:
-        """Run what will be asked for on every stream; a large model is compiled for a lone image too."""
+        """Run what will be asked for on every stream; a large model is compiled for lone images too, later."""
         large = seconds > LARGE_SECONDS
         # Beside what an image takes, what a large model prepares for another size is little.
         sizes = range(1, (1 if large else self.max_batch) + 1)
@@ -63,10 +63,18 @@ class OpenVinoEngine(Engine):
         with ThreadPoolExecutor(self._threads) as pool:
             list(pool.map(run, range(self._threads)))
         if self._threads > 1 and large:
-            self._lone = self._requests(1)
-            self.predict([self._blank], alone=True)
-        # It is compiled; what it was compiled from is memory.
+            # A start does not wait for it: until it is there, a stream answers a lone image.
+            Thread(target=self._prepare_lone, name="lone", daemon=True).start()
+        else:
+            # It is compiled; what it was compiled from is memory.
+            self._model = None
+
+    def _prepare_lone(self) -> None:
+        lone = self._requests(1)
         self._model = None
+        with _borrowed(lone) as request:
+            request.infer([self._blank[np.newaxis]])
+        self._lone = lone
 
     def _requests(self, streams: int) -> "SimpleQueue[ov.InferRequest]":
         options: dict[str, Any] = {

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -63,12 +64,36 @@ def test_threads_share_it_and_a_lone_image_is_answered_alike() -> None:
     engine = OpenVinoEngine(convert(module, SETTINGS, "softmax"), 4, "fp32", threads=2)
     # So long that a lone image is worth all cores.
     engine.prepare(1.0)
+    for thread in threading.enumerate():
+        if thread.name == "lone":
+            thread.join()
     with ThreadPoolExecutor(4) as pool:
         lone = pool.map(lambda image: engine.predict([image], alone=True)[0], images(8))
         batches = pool.map(engine.predict, [images(8)[:4], images(8)[4:]] * 4)
         assert_alike(list(lone), expected)
         for number, batch in enumerate(batches):
             assert_alike(batch, expected[4:] if number % 2 else expected[:4])
+
+
+class Held(OpenVinoEngine):
+    """It cannot be compiled for all cores until it is let go."""
+
+    go = threading.Event()
+
+    def _requests(self, streams: int) -> Any:
+        assert streams > 1 or self.go.wait(20)
+        return super()._requests(streams)
+
+
+def test_a_start_does_not_wait_for_what_only_lone_images_gain_by() -> None:
+    module = timm_model().requires_grad_(False)
+    expected = TorchEngine(module, SETTINGS, "softmax", "cpu", 1).predict(images(1))
+    engine = Held(convert(module, SETTINGS, "softmax"), 4, "fp32", threads=2)
+    engine.prepare(1.0)
+    try:
+        assert_alike(engine.predict(images(1), alone=True), expected)
+    finally:
+        Held.go.set()
 
 
 def failing(*_: Any) -> None:
