@@ -15,7 +15,7 @@ _LEAST = 4
 # What takes longer to decode, in seconds of one core, tells nothing about what an ordinary image costs.
 _LIGHT = 0.05
 # And what takes so long waits for its turn among its like (`room.py`): one core is left to the others.
-_LARGE = 0.5
+LARGE = 0.5
 # One address leaves so much of either bound to others, as long as there are any: seconds since one of them asked.
 _SHARE = 0.5
 _OTHERS_SECONDS = 60
@@ -118,4 +118,4 @@ class Admission:
 
 def _apart(works: Sequence[float]) -> tuple[list[float], list[float]]:
     """Ordinary images, and large ones."""
-    return [work for work in works if work <= _LARGE], [work for work in works if work > _LARGE]
+    return [work for work in works if work <= LARGE], [work for work in works if work > LARGE]

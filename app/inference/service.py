@@ -26,7 +26,7 @@ from app.http.schemas import (
 )
 from app.http.uploads import Upload
 from app.images import appraisal
-from app.inference.admission import Admission
+from app.inference.admission import LARGE, Admission
 from app.inference.batching import Batcher, Result
 from app.inference.feeding import Feeder
 from app.inference.part import Part
@@ -185,8 +185,10 @@ class Service:
             self.metrics.decode_duration.observe(time.perf_counter() - started)
             return image
 
-        if isinstance(batcher, Feeder):
-            # The thread that feeds a GPU does nothing else.
+        # The thread that feeds a GPU does nothing else, and small images do not wait until the only one of a CPU has
+        # decoded a large one.
+        lone = isinstance(batcher, Batcher) and model.workers == 1
+        if isinstance(batcher, Feeder) or (lone and picture.cost.seconds > LARGE):
             image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
             return image, await batcher.submit(image.pixels)
         images: list[DecodedImage] = []

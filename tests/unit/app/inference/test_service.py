@@ -1,4 +1,4 @@
-"""The service on a simulated GPU that misbehaves."""
+"""The service: who waits for whom, and what it does on a simulated GPU that misbehaves."""
 
 import threading
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.app.gpu import on_a_real_one
-from tests.unit.app.support import CAT, serve, wait_for
+from tests.unit.app.support import CAT, Server, scans, serve, wait_for
 
 SIMULATE = "from pathlib import Path\nfrom tests.unit.app.gpu import Gpu, simulate\nstack = simulate(Gpu({}))"
 # A kernel that takes a minute, before a recording is replayed.
@@ -63,3 +63,19 @@ def test_a_device_that_never_answers_is_lost(bundle: Path, tmp_path: Path, code:
         assert statuses == [504]
     [line] = [line for line in server.lines() if line.get("code") == "device_lost"]
     assert "has not answered to a batch for 1 s" in line["detail"]
+
+
+def test_small_images_do_not_wait_for_a_large_one_where_there_is_one_thread(server: Server) -> None:
+    ended: list[str] = []
+
+    def ask(name: str, content: bytes) -> None:
+        assert server.post(content=content, headers={"content-type": "image/jpeg"}).status_code == 200
+        ended.append(name)
+
+    # A second of decoding.
+    large = threading.Thread(target=ask, args=("large", scans(3000, 60)))
+    large.start()
+    wait_for(lambda: server.metric("inference_images_admitted") == 1)
+    ask("small", CAT.read_bytes())
+    large.join()
+    assert ended == ["small", "large"]
