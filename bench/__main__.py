@@ -19,7 +19,8 @@ def main() -> None:
         groups = [Group(options.model, options.servers.split(","), _cells(options.cells))]
     if groups:
         for group in groups:
-            compare.run(image, group, options.rounds, options.seconds)
+            title = f"{group.model}, beside its peers" if options.command == "table" else ""
+            compare.run(image, group, options.rounds, options.seconds, title)
     elif options.command == "sweep":
         clients = [int(count) for count in options.clients.split(",")]
         sweep.run(image, options.model, options.peer, clients, options.rounds, options.seconds)

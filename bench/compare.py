@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from bench import environments, figures, machine, servers
@@ -13,11 +14,9 @@ from bench.machine import DATA, ROOT
 
 PHOTOS = ("500x375", "4000x3000")
 SMALL, LARGE = "mobilenetv3_small_050", "resnet50"
-# The settings that the sweep found best for each model; see RESULTS.md.
-TUNED = {
-    SMALL: ("inline", "litserve", "mosec", "mosec+openvino"),
-    LARGE: ("inline", "litserve", "mosec", "mosec+openvino"),
-}
+PEERS = ("inline", "litserve", "mosec", "mosec+openvino")
+# What the sweep found best: for each model, the name of each peer with its settings.
+TUNED = Path(__file__).resolve().parent / "peers" / "tuned.json"
 Cell = tuple[str, int]
 Runs = dict[Cell, dict[str, list[Figure]]]
 
@@ -30,18 +29,38 @@ class Group(NamedTuple):
     cells: list[Cell]
 
 
+def tuned(model: str, peer: str) -> str:
+    """The name of a peer with its best settings."""
+    found: dict[str, dict[str, str]] = json.loads(TUNED.read_text(encoding="utf-8"))
+    return found.get(model, {}).get(peer, peer)
+
+
 def table() -> list[Group]:
     """What is measured by default: a model whose decoding counts, and one whose forward does."""
     small, large = PHOTOS
-    own = [f"{kind}+precision=fp32" for kind in ("ours", "gateway")]
-    reduced = ["ours+precision=bf16", "gateway+precision=bf16", "mosec+precision=bf16", "mosec+openvino=bf16"]
+    one = ["ours", "ours+workers=auto", "gateway+workers=auto"]
+    two = [f"{kind}+precision={each}" for each in _precisions() for kind in ("ours", "gateway")]
+    reduced = [
+        f"{tuned(LARGE, 'mosec')}+precision=bf16",
+        tuned(LARGE, "mosec+openvino").replace("openvino", "openvino=bf16"),
+    ]
     return [
-        Group(SMALL, ["ours", "gateway", *TUNED[SMALL]], [(small, 1), (small, 8), (small, 64), (large, 8)]),
-        Group(LARGE, [*own, *TUNED[LARGE], *(reduced if machine.reduces() else [])], [(small, 1), (small, 8)]),
+        Group(
+            SMALL, [*one, *(tuned(SMALL, peer) for peer in PEERS)], [(small, 1), (small, 8), (small, 64), (large, 8)]
+        ),
+        Group(
+            LARGE,
+            [*two, *(tuned(LARGE, peer) for peer in PEERS), *(reduced if machine.reduces() else [])],
+            [(small, 1), (small, 8)],
+        ),
     ]
 
 
-def run(image: str, group: Group, rounds: int, seconds: int) -> None:
+def _precisions() -> list[str]:
+    return ["fp32", "bf16"] if machine.reduces() else ["fp32"]
+
+
+def run(image: str, group: Group, rounds: int, seconds: int, title: str = "") -> None:
     """Measure a group and record its tables."""
     measured = measure(image, group, rounds, seconds)
     head = ["requests/s (slowest to fastest round), median latency", *map(_said, group.cells)]
@@ -64,7 +83,7 @@ def run(image: str, group: Group, rounds: int, seconds: int) -> None:
     parts += [_bounds(image, group, mine, measured, seconds) for mine in own]
     parts.append(_peers_limits(group, seconds))
     parts.append(f"{machine.description()}; medians of {rounds} interleaved rounds of {seconds} s.")
-    figures.record(f"{group.model}: {', '.join(group.names)}", "\n\n".join(parts))
+    figures.record(title or f"{group.model}: {', '.join(group.names)}", "\n\n".join(parts))
 
 
 def _said(cell: Cell) -> str:

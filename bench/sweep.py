@@ -1,6 +1,7 @@
 """The sweep: one peer with many settings, to find those that it is compared with."""
 
 import itertools
+import json
 
 from bench import compare, figures, machine
 from bench.compare import PHOTOS, Group
@@ -29,7 +30,7 @@ def names(peer: str) -> list[str]:
 
 
 def run(image: str, model: str, peer: str, clients: list[int], rounds: int, seconds: int) -> None:
-    """Measure every setting and record the table, the best first."""
+    """Measure every setting, record the table, the best first, and keep the best for the comparison."""
     group = Group(model, names(peer), [(PHOTOS[0], count) for count in clients])
     measured: compare.Runs = {cell: {} for cell in group.cells}
     for first in range(0, len(group.names), _TOGETHER):
@@ -38,8 +39,15 @@ def run(image: str, model: str, peer: str, clients: list[int], rounds: int, seco
             measured[cell] |= runs
     medians = {name: [figures.median(measured[cell][name]) for cell in group.cells] for name in group.names}
     order = sorted(medians, key=lambda name: -sum(figure.rate for figure in medians[name][1:]))
+    _keep(model, peer, order[0])
     rows = [[name, *(f"{found.rate:.1f}/s, {found.p50_ms:.1f} ms" for found in medians[name])] for name in order]
     head = [f"settings of {peer}", *(f"{count} client{'s' if count > 1 else ''}" for count in clients)]
     body = figures.table(head, rows)
     body += f"\n\n{PHOTOS[0]}, {rounds} interleaved rounds of {seconds} s; {machine.description()}."
     figures.record(f"Sweep of {peer}, {model}", body)
+
+
+def _keep(model: str, peer: str, best: str) -> None:
+    kept = json.loads(compare.TUNED.read_text(encoding="utf-8"))
+    kept.setdefault(model, {})[peer] = best
+    compare.TUNED.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

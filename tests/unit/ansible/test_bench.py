@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from bench import environments, servers, sweep
+from bench import compare, environments, servers, sweep
 from bench.figures import Figure, combined, described, median, parse_wrk, percentile, put_section, ratio, table
 from bench.overload import megabytes
 
@@ -75,6 +76,15 @@ def test_every_peer_has_an_environment_of_its_own_with_exact_versions(name: str)
     lines = [line for line in lock.splitlines() if not line.startswith("#")]
     assert lines
     assert all(line.count("==") == 1 for line in lines)
+
+
+def test_the_comparison_takes_the_settings_that_a_sweep_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "tuned.json"
+    kept.write_text('{"resnet50": {"mosec+openvino": "mosec+openvino+batch=8"}}')
+    monkeypatch.setattr(compare, "TUNED", kept)
+    monkeypatch.setattr(compare.machine, "reduces", lambda: True)
+    names = compare.table()[1].names
+    assert {"inline", "mosec+openvino+batch=8", "mosec+openvino=bf16+batch=8", "gateway+precision=bf16"} < set(names)
 
 
 def test_a_sweep_tries_no_setting_twice() -> None:
