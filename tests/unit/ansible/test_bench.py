@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import compare, environments, servers, sweep
+from bench import compare, environments, machine, servers, sweep
 from bench.figures import Figure, combined, described, median, parse_wrk, percentile, put_section, ratio, table
 from bench.overload import megabytes
 
@@ -82,7 +82,7 @@ def test_the_comparison_takes_the_settings_that_a_sweep_kept(tmp_path: Path, mon
     kept = tmp_path / "tuned.json"
     kept.write_text('{"resnet50": {"mosec+openvino": "mosec+openvino+batch=8"}}')
     monkeypatch.setattr(compare, "TUNED", kept)
-    monkeypatch.setattr(compare.machine, "reduces", lambda: True)
+    monkeypatch.setattr(machine, "reduces", lambda: True)
     names = compare.table()[1].names
     assert {"inline", "mosec+openvino+batch=8", "mosec+openvino=bf16+batch=8", "gateway+precision=bf16"} < set(names)
 
