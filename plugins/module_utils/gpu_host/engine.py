@@ -214,7 +214,7 @@ def assess_engine(facts: Facts, required: bool) -> list[Finding]:
                 f"Only {free / 10**9:.1f} GB are free where Docker keeps its images.",
                 f"images lie in {engine['image_root']}",
                 "Free space (docker image prune removes images that nothing names) or move that folder; "
-                "the GPU image alone needs about 5 GB.",
+                "the GPU image needs about 3 GB, and building it three times that.",
             )
         )
     return found
