@@ -60,6 +60,7 @@ class _Client(asyncio.Protocol):
         self._request, self._end, self._times, self._refused = request, end, times, refused
         self._buffer = b""
         self._began = 0.0
+        self._waits = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,6 +68,7 @@ class _Client(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
+        self._waits = True
         self._began = time.perf_counter()
         self._transport.write(self._request)
 
@@ -77,19 +79,21 @@ class _Client(asyncio.Protocol):
         if not found or len(body) < int(length or 0):
             return
         self._buffer = b""
+        self._waits = False
         now = time.perf_counter()
         status = head[9:12].decode()
         if status == "200":
             self._times.append(now - self._began)
         else:
             self._refused[status] = self._refused.get(status, 0) + 1
-        if now < self._end:
+        if now < self._end and b"connection: close" not in head.lower():
             self._ask()
         else:
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error:
+        # The end of a process that had a request need be no error of its connection.
+        if error or self._waits:
             self._refused["lost"] = self._refused.get("lost", 0) + 1
         if not self.over.done():
             self.over.set_result(None)
