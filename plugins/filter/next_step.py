@@ -22,6 +22,11 @@ STEPS = (
         "Free space there (`df -h` shows how much there is), then run the playbook again.",
     ),
     (
+        r"container name \S+ is already in use by container",
+        "Docker keeps a container of that name that it could not read when it started, on a full disk for instance: free "
+        "space, restart Docker (`systemctl restart docker`), then run the playbook again.",
+    ),
+    (
         r"needs more memory than inference_service_memory",
         "Set a higher inference_service_memory, or take a smaller model, then run the playbook again.",
     ),

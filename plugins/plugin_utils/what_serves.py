@@ -16,7 +16,7 @@ def what_serves(look: Mapping[str, Any], expected: str = "", failed: str = "") -
         return f"What is served now is not known: {look.get('msg', 'no reason given')}."
     if not look["answers"]:
         if not expected:
-            return "Nothing serves: this was the first release, and what had been started was removed."
+            return "Nothing serves: no release was live before, and what had been started was removed."
         return f"NOTHING ANSWERS where release {expected} served: {look['reason']}."
     release, url = look["release"], look["url"]
     if release == expected:

@@ -578,6 +578,7 @@ class TestNextStep:
             ("cat.jpg: 900 ms, the budget is 500 ms", "inference_service_latency_budget_ms"),
             ("OutOfMemoryError: CUDA out of memory. Tried to", "inference_service_strategy=recreate"),
             ("[Errno 28] No space left on device", "df -h"),
+            ('Conflict. The container name "/svc-keeper" is already in use by container "4bd5".', "restart docker"),
             ("no answer from http://127.0.0.1:8000/api/v1/predict: timed out", "systemctl restart docker"),
             ("something new", "docs/TROUBLESHOOTING.md"),
         ],
