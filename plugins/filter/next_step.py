@@ -23,8 +23,8 @@ STEPS = (
     ),
     (
         r"container name \S+ is already in use by container",
-        "Docker keeps a container of that name that it could not read when it started, on a full disk for instance: free "
-        "space, restart Docker (`systemctl restart docker`), then run the playbook again.",
+        "Docker keeps the name of a container that it could not read when it started, on a full disk for instance: "
+        "free space, restart Docker (`systemctl restart docker`), then run the playbook again.",
     ),
     (
         r"needs more memory than inference_service_memory",
