@@ -20,7 +20,7 @@ _READY_SECONDS = 120
 _TYPES = {"raw": "image/jpeg", "form": "multipart/form-data; boundary=bench-boundary"}
 # As docker-compose.yml has it, which is what a deployment runs.
 _AS_DEPLOYED = (
-    *("--read-only", "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=256m,mode=1777", "--shm-size", "1g"),  # noqa: S108
+    *("--read-only", "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=256m,mode=1777", "--shm-size", "1g"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "512"),
     *("--ulimit", "nofile=16384"),
 )
@@ -183,7 +183,7 @@ def start(server: Server, image: str) -> Running:
 
 
 def _instance(server: Server, image: str, network: tuple[str, ...], port: int) -> str:
-    environment = {**server.environment, "API_PORT": str(port), "API_HOST": "0.0.0.0"}  # noqa: S104 - a container's own
+    environment = {**server.environment, "API_PORT": str(port)}
     variables = [part for key, value in environment.items() for part in ("-e", f"{key}={value}")]
     return docker("run", "-d", *network, *_AS_DEPLOYED, "-v", f"{DATA}:/data:ro", *variables, image)
 

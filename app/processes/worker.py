@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import uvicorn
 
@@ -156,7 +157,7 @@ class _Protocol(Protocol):
 
     part: Worker
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Count it."""
         self.part.row.connections += 1
         super().connection_made(transport)

@@ -34,14 +34,15 @@ def _declare_operators() -> None:
 _KEPT: list[torch.library.Library] = []
 _declare_operators()
 
-import timm  # noqa: E402
-from timm.data import create_transform, resolve_data_config  # noqa: E402
-
 
 class ByTorch:
     """A model with random weights."""
 
     def __init__(self, name: str, threads: int, precision: str) -> None:
+        # Only now: it wants torchvision's operators.
+        import timm
+        from timm.data import create_transform, resolve_data_config
+
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         self.type = torch.bfloat16 if precision == "bf16" else torch.float32
