@@ -209,6 +209,7 @@ FACTS = {
         "plugins/module_utils/gateway_paths.py",
         # As the files of the gateway's container say it, which know no Python.
         "roles/gateway/files/hold.lua",
+        "roles/gateway/files/keeper.py",
         "roles/gateway/vars/main.yml",
     ],
     # The name of the service and of its image are two facts with one value.
@@ -263,9 +264,9 @@ def test_engine_means_what_computes_the_model() -> None:
     texts = {
         path: path.read_text(encoding="utf-8", errors="replace") for path in files if "collections" not in path.parts
     }
-    assert [
-        str(path) for path, text in texts.items() if re.search(r"\b[Tt]he (Docker |container )?engine\b", text)
-    ] == []
+    # What computes the model may have a process of its own.
+    docker = re.compile(r"\b[Tt]he (Docker |container )?engine\b(?!'s process)")
+    assert [str(path) for path, text in texts.items() if docker.search(text)] == []
 
 
 def filters_in_a_row(text: str) -> list[str]:
