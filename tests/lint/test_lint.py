@@ -114,6 +114,10 @@ def test_no_linter_is_silenced() -> None:
     assert matches("|".join(SUPPRESSIONS), tracked()) == []
 
 
+def test_no_merge_is_left_half_done() -> None:
+    assert matches(r"^(<{7}|>{7}) ", tracked()) == []
+
+
 # Package indexes come from the machine's own settings; paths of a developer's machine help nobody.
 PLACES = (
     r"deb\." + r"debian\.org",
