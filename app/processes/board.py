@@ -25,6 +25,7 @@ class Row(ctypes.Structure):
     process: int
     ready: int
     quiet: int
+    taken: int
     connections: int
     ended: int
     in_flight: int
@@ -41,8 +42,8 @@ class Row(ctypes.Structure):
                 *("process", "ready"),
                 # 1 while it drains and has nothing left to do.
                 "quiet",
-                # Open ones, and those that were handed to it and have ended.
-                *("connections", "ended"),
+                # Connections that it took of those that were handed to it, open ones, and those that have ended.
+                *("taken", "connections", "ended"),
                 *("in_flight", "overdue", "images", "body_bytes", "predictions"),
             )
         ),

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-# What is said over a channel: a connection comes, all workers are ready; the model is loaded.
-CONNECTION, COMPLETE, LOADED = b"c", b"r", b"l"
+# What is said over a channel: a connection comes, all workers are ready; the model is loaded, connections were taken.
+CONNECTION, COMPLETE, LOADED, TAKEN = b"c", b"r", b"l", b"t"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.fronts import engine_process
@@ -23,7 +24,7 @@ from app.process.lifecycle import EXIT_BUNDLE, EXIT_DEVICE, EXIT_OK, EXIT_SETTIN
 from app.processes import board as boards
 from app.processes import counters
 from app.processes.board import Board
-from app.processes.handed import COMPLETE, CONNECTION, Handed
+from app.processes.handed import COMPLETE, CONNECTION, TAKEN, Handed
 from app.processes.number import on_gpu
 from app.settings import Settings
 
@@ -48,6 +49,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     channel: socket.socket
     handed: int = 0
+    # Connections that were handed to it and that it has not taken yet: another one gets them if it dies first.
+    on_the_way: deque[socket.socket] = field(default_factory=deque)
     loaded: bool = False
 
 
@@ -135,13 +138,16 @@ class Supervisor:
         self._signals += 1
 
     def _hear(self, child: _Child) -> None:
-        """The model of a worker is loaded, or it has closed its end."""
+        """The model of a worker is loaded, it has taken connections, or it has closed its end."""
         try:
             said = child.channel.recv(1)
         except OSError:
             said = b""
         if not said:
             self._selector.unregister(child.channel)
+            return
+        if said == TAKEN:
+            self._release(child)
             return
         child.loaded = True
         self._failures[child.number] = 0
@@ -160,9 +166,7 @@ class Supervisor:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             for _ in range(_BACKLOG):
-                connection, _ = self._listener.accept()
-                with connection:
-                    self._hand_over(connection)
+                self._hand_over(self._listener.accept()[0])
 
     def _hand_over(self, connection: socket.socket) -> None:
         """Give a connection to the best worker that takes it; where none does, its client hears of the end of it."""
@@ -172,7 +176,15 @@ class Supervisor:
             except OSError:  # it has died, or does not read
                 continue
             child.handed += 1
+            child.on_the_way.append(connection)
             return
+        connection.close()
+
+    def _release(self, child: _Child) -> None:
+        """Let go of the connections that a worker has taken: as long as they are open here, none of them ends."""
+        waiting = child.handed - self._board.rows[child.number].taken
+        while len(child.on_the_way) > waiting:
+            child.on_the_way.popleft().close()
 
     def _load(self, child: _Child) -> tuple[bool, bool, int]:
         row = self._board.rows[child.number]
@@ -196,8 +208,11 @@ class Supervisor:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(child.channel)
         child.channel.close()
+        self._release(child)
         self._board.clear(child.number)
         counters.forget(self._folder, child.number)
+        for connection in child.on_the_way:
+            self._hand_over(connection)
 
     def _replace(self, child: _Child, code: int) -> None:
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,6 +1,7 @@
 """`python -m app.processes.worker`: one of several processes that serve what the supervisor hands them."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -27,7 +28,7 @@ from app.process.lifecycle import EXIT_OK
 from app.process.metrics import Metrics
 from app.processes import counters
 from app.processes.board import Board
-from app.processes.handed import COMPLETE, LOADED, Handed
+from app.processes.handed import COMPLETE, LOADED, TAKEN, Handed
 from app.settings import Settings
 from app.start.loader import Loader
 from app.start.served_model import cpu_threads
@@ -210,6 +211,10 @@ class _Server(server.Server):
                 said, descriptors = b"", []
             for descriptor in descriptors:
                 self._adopt(socket.socket(fileno=descriptor))
+                self._part.row.taken += 1
+                # Until then the supervisor has it, too. What it has not read wakes it as well.
+                with contextlib.suppress(OSError):
+                    self._channel.send(TAKEN)
             if said == COMPLETE:
                 self._part.complete()
             if not said:

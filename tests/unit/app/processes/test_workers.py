@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ def test_a_worker_that_is_killed_loses_its_own_requests_and_is_replaced(
             clients = [stack.enter_context(httpx.Client(base_url=server.url)) for _ in range(6)]
             for client in clients:
                 assert client.post("/api/v1/predict", **IMAGE).status_code == 200
+
+
+def test_what_a_dying_worker_has_not_taken_goes_to_another_one(bundle: Path, root: Path, tmp_path: Path) -> None:
+    with two(tmp_path, bundle, root) as server, ThreadPoolExecutor(4) as clients:
+        killed = worker_ids(server)[0]
+        # It is handed its share and reads none of it.
+        os.kill(killed, signal.SIGSTOP)
+        answers = [clients.submit(httpx.post, f"{server.url}/api/v1/predict", timeout=30, **IMAGE) for _ in range(4)]
+        wait_for(lambda: sum(answer.done() for answer in answers) >= 2)
+        os.kill(killed, signal.SIGKILL)
+        assert [answer.result().status_code for answer in answers] == [200] * 4
 
 
 def test_a_drain_under_load_loses_nothing(bundle: Path, root: Path, tmp_path: Path) -> None:
