@@ -14,10 +14,10 @@ from bench.machine import DATA
 DERIVED = "/data/derived"
 
 
-def once(image: str, model: str) -> tuple[float, dict[str, float]]:
-    """Start a container; return the seconds until it is ready and the phases that it reports."""
+def once(image: str, name: str, model: str) -> tuple[float, dict[str, float]]:
+    """Start a container with the settings of a name; return the seconds until it is ready and the phases it reports."""
     began = time.perf_counter()
-    running = servers.start(servers.named(f"ours+device=cpu+derived_path={DERIVED}", model), image)
+    running = servers.start(servers.named(name, model), image)
     try:
         while not _ready(running.host):
             if time.perf_counter() - began > 120:
@@ -30,14 +30,15 @@ def once(image: str, model: str) -> tuple[float, dict[str, float]]:
         running.stop()
 
 
-def _derive(image: str, model: str) -> None:
-    """Make what the image computes of the bundle, as a deploy does; an older one may not know how."""
+def _derive(image: str, model: str) -> str:
+    """Make what the image computes of the bundle, as a deploy does; return the settings, those of an older one too."""
     settings = {"API_BUNDLE_PATH": f"/data/models/{model}/1", "API_DEVICE": "cpu", "API_DERIVED_PATH": DERIVED}
     variables = [part for key, value in settings.items() for part in ("-e", f"{key}={value}")]
     mounted = ("--network", "none", "-v", f"{DATA}:/data", *variables)
     (DATA / Path(DERIVED).name).mkdir(exist_ok=True)
     (DATA / Path(DERIVED).name).chmod(0o777)
-    subprocess.run(["docker", "run", "--rm", *mounted, image, "python", "-m", "app.derive"], check=False)
+    done = subprocess.run(["docker", "run", "--rm", *mounted, image, "python", "-m", "app.derive"], check=False)
+    return "ours+device=cpu" if done.returncode else f"ours+device=cpu+derived_path={DERIVED}"
 
 
 def _ready(host: str) -> bool:
@@ -49,14 +50,14 @@ def _ready(host: str) -> bool:
 
 def run(image: str, before: str, model: str, rounds: int) -> None:
     """Start both versions alternately and record the medians."""
-    for version in (before, image):
-        _derive(version, model)
-        once(version, model)  # files into the page cache, for both
+    names = {version: _derive(version, model) for version in (before, image)}
+    for version, name in names.items():
+        once(version, name, model)  # files into the page cache, for both
     times: dict[str, list[float]] = {before: [], image: []}
     phases: dict[str, list[float]] = {}
     for _ in range(rounds):
         for version, taken in times.items():
-            took, parts = once(version, model)
+            took, parts = once(version, names[version], model)
             taken.append(took)
             if version == image:
                 for name, seconds in parts.items():
