@@ -98,7 +98,8 @@ def measure(image: str, group: Group, rounds: int, seconds: int) -> Runs:
         wrk = stack.enter_context(servers.clients(image))
         running = []
         for name in group.names:
-            running.append(stack.enter_context(servers.running(servers.named(name, group.model), image)))
+            server = servers.derived(servers.named(name, group.model), image)
+            running.append(stack.enter_context(servers.running(server, image)))
             running[-1].pause()
         for turn in range(rounds):
             for photo, clients in group.cells:

@@ -106,7 +106,7 @@ def _single(running: servers.Running, count: int = 15) -> float:
 
 def run(image: str, model: str, count: int, seconds: int) -> None:
     """Overload the service, once by clients that obey Retry-After and once by impatient ones."""
-    server = servers.ours(model)
+    server = servers.ours(model, image)
     rows = []
     kinds = {"obey Retry-After": 3600.0, f"come back after {IMPATIENT_SECONDS} s": IMPATIENT_SECONDS}
     for title, patience in kinds.items():

@@ -1,6 +1,7 @@
 """The servers of a comparison: each is asked in its own way, and can be stopped while others are measured."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -16,9 +17,12 @@ from bench.figures import Figure, parse_wrk
 from bench.machine import DATA, ROOT, docker
 
 _READY_SECONDS = 120
+# Where what is made of the bundles lies, as the containers see it.
+_DERIVED = "/data/derived"
 # The forms that LitServe and browsers send; mosec takes the photograph as the body.
 _TYPES = {"raw": "image/jpeg", "form": "multipart/form-data; boundary=bench-boundary"}
 # As docker-compose.yml has it, which is what a deployment runs.
+OURS = ("ours", "gateway")
 _AS_DEPLOYED = (
     *("--read-only", "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=256m,mode=1777", "--shm-size", "1g"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "512"),
@@ -143,9 +147,11 @@ def named(name: str, model: str) -> Server:
     `+openvino` or `+openvino=bf16` has a peer take OpenVINO.
     """
     kind = name.partition("+")[0]
-    if kind in ("ours", "gateway"):
+    if kind in OURS:
         environment = {
             "API_BUNDLE_PATH": f"/data/models/{model}/1",
+            # As a deployment says it to a host without a GPU.
+            "API_DEVICE": "cpu",
             # As quiet as the peers.
             "API_LOG_LEVEL": "warning",
             **_options(name, "API"),
@@ -156,9 +162,30 @@ def named(name: str, model: str) -> Server:
     return Server(name, kind, path, body, environment)
 
 
-def ours(model: str) -> Server:
-    """The service as its image runs it."""
-    return named("ours", model)
+def derived(server: Server, image: str) -> Server:
+    """The server with what the image makes of the bundle before it starts, as a deploy does; peers make nothing."""
+    if server.kind not in OURS:
+        return server
+    folder = DATA / Path(_DERIVED).name
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    deployed = dataclasses.replace(server, environment={**server.environment, "API_DERIVED_PATH": _DERIVED})
+    made = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", *_given(deployed, "rw"), image, "python", "-m", "app.derive"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode and "No module named app.derive" in made.stderr:  # an older version, which always converts
+        return server
+    if made.returncode:
+        raise SystemExit(f"error: {image} makes nothing of {server.name}'s bundle:\n{made.stdout}{made.stderr}")
+    return deployed
+
+
+def ours(model: str, image: str) -> Server:
+    """The service as it is deployed."""
+    return derived(named("ours", model), image)
 
 
 def start(server: Server, image: str) -> Running:
@@ -183,9 +210,13 @@ def start(server: Server, image: str) -> Running:
 
 
 def _instance(server: Server, image: str, network: tuple[str, ...], port: int) -> str:
-    environment = {**server.environment, "API_PORT": str(port)}
-    variables = [part for key, value in environment.items() for part in ("-e", f"{key}={value}")]
-    return docker("run", "-d", *network, *_AS_DEPLOYED, "-v", f"{DATA}:/data:ro", *variables, image)
+    return docker("run", "-d", *network, *_AS_DEPLOYED, "-e", f"API_PORT={port}", *_given(server, "ro"), image)
+
+
+def _given(server: Server, access: str) -> tuple[str, ...]:
+    """The options of Docker that give a container of ours the models and its settings."""
+    variables = (part for key, value in server.environment.items() for part in ("-e", f"{key}={value}"))
+    return ("-v", f"{DATA}:/data:{access}", *variables)
 
 
 def environment_of(server: Server) -> str:

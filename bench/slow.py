@@ -11,7 +11,7 @@ NORMAL = (1, 8)
 
 def run(image: str, model: str, count: int, seconds: int) -> None:
     """Load the service alternately with and without the slow clients beside."""
-    server = servers.ours(model)
+    server = servers.ours(model, image)
     found: dict[tuple[bool, int], list[Figure]] = {}
     with servers.clients(image) as wrk, servers.running(server, image) as running:
         running.load(wrk, PHOTO, max(NORMAL), seconds)  # warm

@@ -3,21 +3,16 @@
 import contextlib
 import json
 import statistics
-import subprocess
 import time
 import urllib.request
-from pathlib import Path
 
 from bench import figures, machine, servers
-from bench.machine import DATA
-
-DERIVED = "/data/derived"
 
 
-def once(image: str, name: str, model: str) -> tuple[float, dict[str, float]]:
-    """Start a container with the settings of a name; return the seconds until it is ready and the phases it reports."""
+def once(image: str, server: servers.Server) -> tuple[float, dict[str, float]]:
+    """Start a container; return the seconds until it is ready and the phases that it reports."""
     began = time.perf_counter()
-    running = servers.start(servers.named(name, model), image)
+    running = servers.start(server, image)
     try:
         while not _ready(running.host):
             if time.perf_counter() - began > 120:
@@ -30,17 +25,6 @@ def once(image: str, name: str, model: str) -> tuple[float, dict[str, float]]:
         running.stop()
 
 
-def _derive(image: str, model: str) -> str:
-    """Make what the image computes of the bundle, as a deploy does; return the settings, those of an older one too."""
-    settings = {"API_BUNDLE_PATH": f"/data/models/{model}/1", "API_DEVICE": "cpu", "API_DERIVED_PATH": DERIVED}
-    variables = [part for key, value in settings.items() for part in ("-e", f"{key}={value}")]
-    mounted = ("--network", "none", "-v", f"{DATA}:/data", *variables)
-    (DATA / Path(DERIVED).name).mkdir(exist_ok=True)
-    (DATA / Path(DERIVED).name).chmod(0o777)
-    done = subprocess.run(["docker", "run", "--rm", *mounted, image, "python", "-m", "app.derive"], check=False)
-    return "ours+device=cpu" if done.returncode else f"ours+device=cpu+derived_path={DERIVED}"
-
-
 def _ready(host: str) -> bool:
     address = f"http://{host}/health/ready"
     with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
@@ -50,14 +34,14 @@ def _ready(host: str) -> bool:
 
 def run(image: str, before: str, model: str, rounds: int) -> None:
     """Start both versions alternately and record the medians."""
-    names = {version: _derive(version, model) for version in (before, image)}
-    for version, name in names.items():
-        once(version, name, model)  # files into the page cache, for both
+    deployed = {version: servers.ours(model, version) for version in (before, image)}
+    for version, server in deployed.items():
+        once(version, server)  # files into the page cache, for both
     times: dict[str, list[float]] = {before: [], image: []}
     phases: dict[str, list[float]] = {}
     for _ in range(rounds):
         for version, taken in times.items():
-            took, parts = once(version, names[version], model)
+            took, parts = once(version, deployed[version])
             taken.append(took)
             if version == image:
                 for name, seconds in parts.items():

@@ -38,7 +38,10 @@ def run(image: str, model: str, peer: str, clients: list[int], rounds: int, seco
         for cell, runs in compare.measure(image, part, rounds, seconds).items():
             measured[cell] |= runs
     medians = {name: [figures.median(measured[cell][name]) for cell in group.cells] for name in group.names}
-    order = sorted(medians, key=lambda name: -sum(figure.rate for figure in medians[name][1:]))
+    # What one client gets says little about a server's settings.
+    order = sorted(
+        medians, key=lambda name: -sum(medians[name][at].rate for at, count in enumerate(clients) if count > 1)
+    )
     _keep(model, peer, order[0])
     rows = [[name, *(f"{found.rate:.1f}/s, {found.p50_ms:.1f} ms" for found in medians[name])] for name in order]
     head = [f"settings of {peer}", *(f"{count} client{'s' if count > 1 else ''}" for count in clients)]

@@ -6,11 +6,11 @@ from bench.figures import Figure
 
 def run(image: str, now: str, before: str, model: str, cells: list[tuple[str, int]], rounds: int, seconds: int) -> None:
     """Measure each (photograph, clients) on both images and record the table."""
-    server = servers.ours(model)
+    deployed = {version: servers.ours(model, version) for version in (before, now)}
     measured: dict[tuple[str, int], dict[str, list[Figure]]] = {cell: {before: [], now: []} for cell in cells}
     for turn in range(rounds):
         for version in (before, now) if turn % 2 else (now, before):
-            with servers.clients(image) as wrk, servers.running(server, version) as running:
+            with servers.clients(image) as wrk, servers.running(deployed[version], version) as running:
                 for photo, clients in cells:
                     figure = running.load(wrk, photo, clients, seconds)
                     measured[photo, clients][version].append(figure)
