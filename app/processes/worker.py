@@ -245,7 +245,9 @@ def _loader(handed: Handed, configured: Settings) -> Loader:
     """What loads the model here, or waits for that of the engine's process."""
     if handed.door is not None:
         return RemoteLoader(configured, doors.inherited(handed.door))
-    whole = configured.model_copy(update={"torch_threads": cpu_threads(configured)})
+    # Where each worker has a CPU of its own, it sees only that one, and there are as many as workers.
+    threads = cpu_threads(configured) if handed.cpu is None else configured.torch_threads or handed.workers
+    whole = configured.model_copy(update={"torch_threads": threads})
     # The other CPUs are the other workers'.
     return Loader(configured.model_copy(update={"torch_threads": 1}), whole)
 
