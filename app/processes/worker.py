@@ -245,9 +245,7 @@ def _loader(handed: Handed, configured: Settings) -> Loader:
     """What loads the model here, or waits for that of the engine's process."""
     if handed.door is not None:
         return RemoteLoader(configured, doors.inherited(handed.door))
-    # Where each worker has a CPU of its own, it sees only that one, and there are as many as workers.
-    threads = cpu_threads(configured) if handed.cpu is None else configured.torch_threads or handed.workers
-    whole = configured.model_copy(update={"torch_threads": threads})
+    whole = configured.model_copy(update={"torch_threads": cpu_threads(configured)})
     # The other CPUs are the other workers'.
     return Loader(configured.model_copy(update={"torch_threads": 1}), whole)
 
@@ -258,13 +256,14 @@ def main() -> int:
     handed = Handed.read(sys.argv[1])
     configured = settings.load()
     logs.configure(configured.log_level, configured.log_dir, f"api-{handed.number}.log")
-    if handed.cpu is not None:
-        os.sched_setaffinity(0, {handed.cpu})
     channel = socket.socket(fileno=handed.channel)
     channel.set_inheritable(False)
     channel.setblocking(False)
     part = Worker(handed, channel, configured.request_timeout_seconds)
+    # The derived model was made for all CPUs, which a process sees until it keeps to its own.
     loading = _loader(handed, configured)
+    if handed.cpu is not None:
+        os.sched_setaffinity(0, {handed.cpu})
     loading.begin()
     app = create_app(configured, loading, part)
     service: Service = app.state.service
