@@ -21,8 +21,8 @@ _READY_SECONDS = 120
 _DERIVED = "/data/derived"
 # The forms that LitServe and browsers send; mosec takes the photograph as the body.
 _TYPES = {"raw": "image/jpeg", "form": "multipart/form-data; boundary=bench-boundary"}
-# As docker-compose.yml has it, which is what a deployment runs.
 OURS = ("ours", "gateway")
+# As docker-compose.yml has it, which is what a deployment runs.
 _AS_DEPLOYED = (
     *("--read-only", "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=256m,mode=1777", "--shm-size", "1g"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "512"),
