@@ -75,7 +75,6 @@ class Host:
             "inference_service_name": name,
             "inference_service_port": self.port,
             "inference_service_state_dir": str(self.state_dir),
-            "model_bundle_dir": str(self.state_dir / "bundles"),
             "model_bundle_source": str(self.models),
             **variables,
         }

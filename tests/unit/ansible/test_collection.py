@@ -234,6 +234,12 @@ FACTS = {
         "roles/gateway/meta/argument_specs.yml",
         "roles/inference_service/vars/main.yml",
     ],
+    # Where a model is put must be where the instances look for it.
+    r"(?m)^BUNDLES = |\}\}/bundles\"": [
+        "plugins/module_utils/releases.py",
+        "roles/inference_service/vars/main.yml",
+        "roles/model_bundle/vars/main.yml",
+    ],
     r"\[\{self\.ip\}\]|\[\{(?:address|host)\}\]": ["plugins/module_utils/published.py"],
     r"deploy_address (?:is|\|)|get\(\"deploy_address\"": [
         "plugins/filter/balanced_hosts.py",
