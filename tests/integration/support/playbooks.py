@@ -169,11 +169,11 @@ def play(
     return Run(process.returncode, output)
 
 
-def begin(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start a command in the checkout, in a process group of its own."""
+def begin(arguments: list[str], checkout: Path = ROOT) -> subprocess.Popen[str]:
+    """Start a command in the checkout, or in another one, in a process group of its own."""
     return subprocess.Popen(
         arguments,
-        cwd=ROOT,
+        cwd=checkout,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
