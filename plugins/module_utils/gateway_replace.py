@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, last_log_lines, run_docker
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP, SOCKET
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP, SOCKET, SOCKET_FOLDER
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
     Container,
     parse_config_hashes,
@@ -118,7 +118,7 @@ def ending_connections(configuration: str) -> str:
     It is read by a reload, which one of 5539c80 has no servers' addresses for until its resolver has answered.
     """
     added = {
-        "global": "server-state-file /run/haproxy/servers.state",
+        "global": f"server-state-file {SOCKET_FOLDER}/{Path(SERVERS).name}",
         "defaults": "load-server-state-from-file global\n    option httpclose",
     }
     for section, text in added.items():

@@ -221,6 +221,21 @@ FACTS = {
     ],
     r"(?<![\w/])conf/live\.map": ["plugins/module_utils/gateway_paths.py"],
     r"\brun/admin\.sock|\"admin\.sock\"": ["plugins/module_utils/gateway_paths.py"],
+    # As the container sees it.
+    r"/run/haproxy/admin\.sock": ["roles/gateway/files/keeper.py", "roles/gateway/templates/haproxy.cfg.j2"],
+    r"run/(?:haproxy/)?servers\.state": [
+        "plugins/module_utils/gateway_replace.py",
+        "roles/gateway/templates/haproxy.cfg.j2",
+    ],
+    # In Python; the Compose files say what they are.
+    r"[\"=]inference-service\.(?:name|release|colou?r|instance|bundle-version)\b(?!:)": [
+        "plugins/module_utils/docker_host.py",
+        "roles/gateway/files/keeper.py",
+        "roles/inference_service/tasks/teardown.yml",
+    ],
+    # How far an answer may be off says the bundle, to the image and to those who ask a release.
+    r"(?i)\btolerance\b[^\n]*[=:] *0?\.\d": [],
+    r"(?m)^PATIENCE\b": [],
     r"\"\.inference-service\"": ["plugins/module_utils/state_folder.py"],
     r"\"(?:deploy|writer)\.lock\"": ["plugins/module_utils/deploy_lock.py"],
     # Whose gateway it is: a service's, or that of a load balancer.
