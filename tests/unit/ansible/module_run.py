@@ -7,7 +7,7 @@ import io
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +48,8 @@ class Gateway:
         # Of each server of a color whether it is up, and of each color its answers, errors and requests under way.
         self.servers = {"blue": {"0": True}, "green": {"0": True}}
         self.answers, self.errors, self.busy = {"blue": 0, "green": 0}, {"blue": 0, "green": 0}, 0
+        # How often it was told to read its configuration again: each time another process answers.
+        self.reloads: Callable[[], int] = lambda: 0
         for folder in (map_of(state_dir).parent, socket_of(state_dir).parent):
             folder.mkdir(parents=True)
         map_of(state_dir).write_text(f"live {live}\n")
@@ -62,6 +64,10 @@ class Gateway:
         verb, what, *words = line.split()
         if (verb, what) == ("show", "stat"):
             return self._statistics()
+        if (verb, what) == ("show", "info"):
+            return f"Name: HAProxy\nPid: {self.reloads() + 8}\n\n"
+        if (verb, what) == ("show", "servers"):
+            return "1\n\n"
         if (verb, what) == ("show", "table"):
             return f"# table: {words[0]}\n0x1: key=all gpc0={self.errors[words[0].removeprefix('bk_')]}\n"
         if what != "map" or words[0] != MAP_PATH:
@@ -75,7 +81,7 @@ class Gateway:
         return "\n"
 
     def _statistics(self) -> str:
-        lines = ["# pxname,svname,qcur,scur,status,hrsp_2xx,rtime,check_status,addr,"]
+        lines = ["# pxname,svname,qcur,scur,status,hrsp_2xx,rtime,check_status,addr,", "service,FRONTEND,0,0,OPEN,,,,,"]
         for color, servers in self.servers.items():
             for name, up in servers.items():
                 state = "UP,0,0,L7OK" if up else "DOWN,0,0,* L4CON"
@@ -90,7 +96,13 @@ class Gateway:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                self.wfile.write(gateway.answer(self.rfile.readline().decode()).encode())
+                first = self.rfile.readline().decode()
+                if first != "prompt\n":
+                    self.wfile.write(gateway.answer(first).encode())
+                    return
+                self.wfile.write(b"\n> ")
+                for line in self.rfile:
+                    self.wfile.write(f"{gateway.answer(line.decode())}\n> ".encode())
 
         with socketserver.ThreadingUnixStreamServer(str(socket_of(self.state_dir)), Handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
