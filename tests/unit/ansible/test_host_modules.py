@@ -34,11 +34,17 @@ from tests.unit.ansible.module_run import Docker, run_module
 
 TOP = [{"class_id": 3, "class_name": "Bengal", "probability": 0.6}]
 PREDICTIONS = {"top_5_predictions": [{"class_id": 3, "class_name": "Bengal", "confidence": 0.6}]}
-FILES = {"release.json": "{}", "release.env": "", "service.env": "", "docker-compose.yml": "services: {}"}
+SETTINGS = {"compose_files": ["docker-compose.yml"]}
+FILES = {
+    "release.json": json.dumps({"release_id": RELEASE, "settings": SETTINGS}),
+    "docker-compose.yml": "services: {}",
+    "release.env": "",
+    "service.env": "",
+}
 DESIRED: dict[str, Any] = {
     "image": {"id": "sha256:1", "tag": "svc:1"},
     "bundle": {"name": "cats", "version": "1", "sha256": "b" * 64},
-    "settings": {"env": {}, "device": "cpu", "instances": [{"index": "0", "gpu": "", "driver": ""}]},
+    "settings": {**SETTINGS, "env": {}, "device": "cpu", "instances": [{"index": "0", "gpu": "", "driver": ""}]},
 }
 READY = {"status": "ready", "model_name": "resnet50", "device": "cpu"}
 
@@ -59,6 +65,7 @@ class Service:
     def container(self, name: str, status: str = "running", **labels: str) -> None:
         """Let Docker list one container."""
         self._docker.says("ps", "c1\n")
+        self._docker.says("events", "die 70\n" if status == "exited" else "")
         networks = {"svc": {"IPAddress": "127.0.0.1", "NetworkID": "n1", "Aliases": []}}
         inspected = {
             "Id": "c1",
@@ -119,7 +126,7 @@ class TestInstanceReady:
         service.answers["/health/ready"] = (503, {"detail": "A GPU is required.", "code": "gpu_required"})
         arguments = {"container": "svc-blue-0", "port": service.port, "final": ["gpu_required"]}
         found = run_module(instance_ready, **arguments)
-        assert found["msg"] == "svc-blue-0 is not ready: A GPU is required.. It said: There is no GPU."
+        assert found["msg"] == "svc-blue-0 is not ready: A GPU is required. It said: There is no GPU."
         assert found["seconds"] < 10
 
     def test_one_that_ended(self, service: Service) -> None:
@@ -252,7 +259,7 @@ class TestReleaseFolders:
         instance = {"color": "blue", "index": "0", "driver": "cdi", "gpu": "", "env_file": f"{tmp_path}/i/blue-0.env"}
         arguments = {"state_dir": str(tmp_path), "release_id": RELEASE, "files": FILES, "instances": [instance]}
         assert [run_module(release_prepare, **arguments)["changed"] for _ in range(2)] == [True, False]
-        assert (tmp_path / "releases" / RELEASE / "release.json").read_text() == "{}"
+        assert (tmp_path / "releases" / RELEASE / "release.json").read_text() == FILES["release.json"]
         assert "RELEASE_COLOR=blue" in (tmp_path / "i/blue-0.env").read_text()
 
     def test_a_folder_that_cannot_be_written_is_said_with_the_next_step(self, tmp_path: Path) -> None:
@@ -263,6 +270,7 @@ class TestReleaseFolders:
     def record(self, folder: Path, identity: str, version: str, result: str = "ok", keep: int = 2) -> dict[str, Any]:
         bundle = {"name": "cats", "version": version, "sha256": version * 64}
         release = {"release_id": identity, "bundle": bundle, "image": {"id": "sha256:1", "tag": "svc:1"}}
+        release["settings"] = SETTINGS
         kept = folder / "releases" / identity
         kept.mkdir(parents=True, exist_ok=True)
         (folder / "bundles" / "cats" / version).mkdir(parents=True, exist_ok=True)
@@ -309,8 +317,8 @@ class TestReleaseInfo:
         docker.says("ps", "")
         folder = tmp_path / "releases" / RELEASE
         folder.mkdir(parents=True)
-        for name in ("release.env", "service.env"):
-            (folder / name).touch()
+        for name, text in FILES.items():
+            (folder / name).write_text(text)
         (folder / "release.json").write_text(json.dumps({**DESIRED, "release_id": RELEASE}))
         docker.says("image inspect", "[]")
         found = run_module(release_info, name="svc", state_dir=str(tmp_path), release=RELEASE)
@@ -360,7 +368,7 @@ class TestHost:
     def test_a_host_without_docker_has_that_as_a_finding(self, docker: Docker) -> None:
         found = run_module(gpu_host_info, gpu="absent", root="/nowhere")
         assert (found["gpu_present"], sorted(found["by_topic"])) == (False, ["engine"])
-        assert {item["id"] for item in found["findings"] if item["severity"] == "error"} == {"ENG001"}
+        assert "ENG001" in {item["id"] for item in found["findings"] if item["severity"] == "error"}
         assert docker.asked
 
     def test_a_gpu_that_nobody_can_mean_is_refused(self) -> None:
