@@ -10,8 +10,8 @@ from app.errors import SettingsError
 from app.process import logs
 from app.process.again import begin_again
 from app.process.lifecycle import EXIT_AGAIN, EXIT_OK, EXIT_SETTINGS
-from app.processes import number, supervisor
 from app.start.loader import Loader
+from app.workers import number, supervisor
 
 log = logging.getLogger("app")
 

@@ -21,6 +21,9 @@ from app.settings import Settings
 from app.start import derived
 from app.start.derived import Choice
 
+# What the name of a folder begins with that is not complete yet.
+_UNFINISHED = ".unfinished-"
+
 
 def main() -> int:
     """Make what is not there; its description is one JSON object on stdout, a failure one line on stderr and exit 1."""
@@ -80,12 +83,13 @@ def _make(configured: Settings, folder: Path, sha256: str) -> Choice:
 
         from app.start import candidates
 
-    # What a run left that was ended here.
-    for unfinished in folder.parent.glob(".*"):
-        shutil.rmtree(unfinished)
+    # What a run left that was ended here; what else lies there is somebody's own.
+    for unfinished in folder.parent.glob(f"{_UNFINISHED}*"):
+        if unfinished.is_dir() and not unfinished.is_symlink():
+            shutil.rmtree(unfinished)
     builder, source = candidates.prepare(configured)
     selected = candidates.choose(configured, builder, source)
-    staging = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     if selected.engine.runtime == "openvino":
         import openvino
 

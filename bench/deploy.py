@@ -48,7 +48,6 @@ def write_inventory(folder: Path, model: str) -> Path:
         "inference_service_name": NAME,
         "inference_service_port": free_port(),
         "inference_service_state_dir": str(folder / "state"),
-        "model_bundle_dir": str(folder / "state" / "bundles"),
         "model_bundle_source": str(folder / "models"),
         "model_bundle_name": model,
         "model_bundle_version": "a",

@@ -30,8 +30,8 @@ from app import settings
 from app.fronts import channel, engine_process, slots
 from app.http import server
 from app.process import logs
-from app.processes import supervisor
 from app.start.loader import Loader
+from app.workers import supervisor
 from bench import load
 from bench.figures import table
 from tests.unit.app import sleeping

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from app.errors import BundleError
-from app.models.labels import WELL_KNOWN
 
 FILE_NAME = "bundle.json"
 TOP_K = 5
@@ -272,11 +271,6 @@ def read_labels(path: Path) -> tuple[str, ...]:
     if not labels or not all(labels):
         raise BundleError("labels_invalid", f"The labels file {path} is empty or has an empty line; name every class.")
     return labels
-
-
-def default_labels(num_classes: int) -> Path | None:
-    """The labels file that belongs to a well-known number of classes."""
-    return WELL_KNOWN.get(num_classes)
 
 
 DATA = Path(__file__).resolve().parent.parent / "data"

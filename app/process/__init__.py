@@ -1,1 +1,1 @@
-"""The process: its life, its log, its figures, and what the machine lends it."""
+"""The process: what each has for itself, its life, its log, its figures, and what the machine lends it."""

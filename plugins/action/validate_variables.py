@@ -14,7 +14,7 @@ from ansible._internal._datatag._tags import Origin
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import rule_fault, shown
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import GONE, rule_fault, shown
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_options
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import ActionModule as RequestBase
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.request_base import HostSettings
@@ -187,6 +187,9 @@ class ActionModule(RequestBase):
                 fault = self._value_fault(name, specs[name], settings)
                 if fault:
                     yield f"{name}: {fault}", where
+                continue
+            if name in GONE:
+                yield f"{name}: {GONE[name]}", where
                 continue
             candidates = meant(name, options, name in on_command_line)
             if candidates is not None:

@@ -9,6 +9,9 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible.utils.helpers import pct_to_int
 
+# Those of each host, by its name.
+Variables = Mapping[str, Mapping[str, Any]]
+
 
 def batches(hosts: Sequence[str], canary: int | str, batch: int | str) -> list[list[str]]:
     """Return the hosts as they roll out: the canary, then batch after batch; a share is one of all hosts."""
@@ -34,6 +37,24 @@ def roll_batch(hosts: Sequence[str], host: str, canary: int | str, batch: int | 
     order = batches(hosts, canary, batch)
     number = next(number for number, members in enumerate(order) if host in members)
     return {"hosts": order[number], "before": order[number - 1] if number else []}
+
+
+def ended_before(hosts: Sequence[str], present: Sequence[str], variables: Variables) -> list[str]:
+    """Return which of the hosts did not get through: they were lost, or failed and stayed in the run."""
+    return [host for host in hosts if host not in present or variables[host].get("__run_failure") is not None]
+
+
+def changed_before(hosts: Sequence[str], variables: Variables) -> list[str]:
+    """Return on which of the hosts this run has changed what serves."""
+    plans = {host: (variables[host].get("inference_service_plan") or {}).get("plan", {}) for host in hosts}
+    return [host for host, plan in plans.items() if plan.get("rollout")]
+
+
+def reboots_before(hosts: Sequence[str], host: str, variables: Variables) -> list[str]:
+    """Return which of the hosts before one need a reboot and have not come back from it."""
+    before = hosts[: hosts.index(host)]
+    waiting = [name for name in before if variables[name].get("__nvidia_driver_reboot_needed")]
+    return [name for name in waiting if variables[name].get("__nvidia_driver_back") is None]
 
 
 def failure_words(failed: Mapping[str, Any], before: str = "") -> str:
@@ -87,6 +108,9 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "roll_batch": roll_batch,
+            "ended_before": ended_before,
+            "changed_before": changed_before,
+            "reboots_before": reboots_before,
             "failure_words": failure_words,
             "connection_words": connection_words,
             "serving_lines": serving_lines,

@@ -1,8 +1,8 @@
 """Replace a gateway: prove the new one first, keep the old one until the new one answers, else put it back.
 
 Compose's file is the only description of the containers. Compose makes the new container beside the old one, and this
-decides which of them runs: where both can have their addresses they overlap, else the old one makes way for the moment
-that the new one needs to start, and new connections wait meanwhile.
+decides which of them runs: where both can have their addresses they overlap, else the old one lets its clients go and
+makes way for the moment that the new one needs to start, and new connections wait meanwhile.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, last_log_lines, run_docker
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP, SOCKET
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP, SOCKET, SOCKET_FOLDER
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import (
     Container,
     parse_config_hashes,
@@ -41,6 +43,8 @@ KEEPER = "keeper"
 FOLDER_MODE = 0o755
 # What HAProxy reads only when it starts or is told to read it again.
 CONFIGURATION = ("conf/haproxy.cfg", "conf/hold.lua")
+# Says that the gateway that runs ends connections with its answers, which an undone replacement has to end.
+CLOSING = "conf/gateway.closing"
 # Names the gateway that makes way, for the keeper (roles/gateway/files/keeper.py).
 AWAY = "conf/gateway.away"
 FORMER_SOCKET = "run/admin.former.sock"
@@ -48,6 +52,9 @@ FORMER_SOCKET = "run/admin.former.sock"
 SERVERS = "run/servers.state"
 TRIAL_SECONDS = 15.0
 ANSWER_SECONDS = 20.0
+# Longer than clients keep a connection that they do not use. Who keeps one for longer has to expect its end at any time
+# and to ask again (RFC 9112, 9.3.1 and 9.5).
+KEPT_UNUSED_SECONDS = 6.0
 # How long requests that are under way may keep others waiting for the new gateway.
 MAKE_WAY_SECONDS = 5.0
 # How long new connections wait at most for a gateway that takes another one's place.
@@ -103,6 +110,21 @@ def make_folders(state_dir: Path, folders: dict[str, int]) -> None:
 def in_the_way(item: Container, addresses: Iterable[Address]) -> bool:
     """Return whether nobody else can have one of these addresses while a gateway runs."""
     return any(its.overlaps(other) for other in addresses for its in item.addresses)
+
+
+def ending_connections(configuration: str) -> str:
+    """Return a configuration of a gateway with which every answer ends its connection.
+
+    It is read by a reload, which one of 5539c80 has no servers' addresses for until its resolver has answered.
+    """
+    added = {
+        "global": f"server-state-file {SOCKET_FOLDER}/{Path(SERVERS).name}",
+        "defaults": "load-server-state-from-file global\n    option httpclose",
+    }
+    for section, text in added.items():
+        missing = [line for line in text.split("\n") if line.strip() not in configuration]
+        configuration = re.sub(rf"(?m)^{section}$", "\n    ".join([section, *map(str.strip, missing)]), configuration)
+    return configuration.replace("init-addr none", "init-addr last,none")
 
 
 class Replacement:
@@ -182,6 +204,7 @@ class Replacement:
             self.install,
             self.replace_keeper,
             self.make,
+            self.free_clients,
             self.make_way,
             self.start,
             self.let_in,
@@ -217,6 +240,24 @@ class Replacement:
             known = {item.id for item in self._before}
             made = [item for item in read_containers(self._project) if item.service == GATEWAY and item.id not in known]
             self._chosen = next(item for item in made if not item.one_off)
+
+    def free_clients(self) -> None:
+        """Have one that is to make way end each connection with its next answer, until no client uses one that it kept.
+
+        Nobody waits for that, as new connections are served all the while.
+        """
+        chosen, path = self._require_chosen(), self._state / CONFIGURATION[0]
+        former = self._former_files[path]
+        if chosen.running or former is None:
+            return
+        for item in self._others(running=True):
+            if in_the_way(item, chosen.addresses):
+                (self._state / CLOSING).touch()
+                write_atomically(path, ending_connections(former))
+                # One that does not read it makes way all the same.
+                with contextlib.suppress(ReplaceError, DockerError):
+                    finish(self._state / SOCKET, partial(self._reload, item), self._drain, KEPT_UNUSED_SECONDS)
+                write_atomically(path, self._files[path])
 
     def make_way(self) -> None:
         """Stop an old one that has the address of the new one: the moment begins in which new connections wait."""
@@ -280,7 +321,7 @@ class Replacement:
 
     def retire(self) -> None:
         """End what the new gateway took the place of. From here on the new one is the gateway, whatever happens."""
-        for name in (AWAY, FORMER_SOCKET):
+        for name in (AWAY, FORMER_SOCKET, CLOSING):
             (self._state / name).unlink(missing_ok=True)
         chosen = self._require_chosen()
         for item in self._others():
@@ -349,9 +390,10 @@ class Replacement:
                 run_docker(["start", item.id])
             elif not item.running and item.id in running:
                 run_docker(["stop", item.id])
-            elif item.running and self._reads_another():
+            elif item.running and (self._reads_another() or (self._state / CLOSING).exists()):
                 self._reload(item)
-        (self._state / AWAY).unlink(missing_ok=True)
+        for name in (AWAY, CLOSING):
+            (self._state / name).unlink(missing_ok=True)
 
     def _restore_keeper(self) -> None:
         if not self._before and self._keeper_before is None:

@@ -213,12 +213,13 @@ def connected(table: str) -> int:
     return sum(int(row["scur"] or 0) for row in _rows(table, "FRONTEND"))
 
 
-def finish(admin_socket: Path, stop_accepting: Callable[[], object], seconds: float) -> None:
-    """Let the gateway accept nothing new, and return when no request is under way or the time is over.
+def finish(
+    admin_socket: Path, stop_accepting: Callable[[], object], seconds: float, kept_seconds: float = KEPT_SECONDS
+) -> None:
+    """Let the process that answers accept nothing new, and return when no request is under way or the time is over.
 
-    A gateway that stops answers no new connection on its socket, only one that is there already. It closes a connection
-    that a client keeps with the next answer; one without a request may be cut after KEPT_SECONDS, as waiting for it
-    would keep others away from whatever comes next.
+    One that stops answers no new connection on its socket, only one that is there already. It closes a connection that
+    a client keeps with the next answer, and one without a request is waited for no longer than kept_seconds.
     """
     deadline = time.monotonic() + seconds
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -227,7 +228,7 @@ def finish(admin_socket: Path, stop_accepting: Callable[[], object], seconds: fl
         connection.sendall(b"prompt\n")
         _until_prompt(connection)
         stop_accepting()
-        kept_until = time.monotonic() + KEPT_SECONDS
+        kept_until = time.monotonic() + kept_seconds
         while time.monotonic() < deadline:
             connection.sendall(b"show stat\n")
             table = _until_prompt(connection)

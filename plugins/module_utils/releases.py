@@ -25,6 +25,8 @@ WORDS = (NOBODY, *COLORS, *(f"{HOLD}{color}" for color in COLORS))
 # The name of a release's folder, as a pattern of file names and as a regular expression; what else lies beside it is
 # somebody's own.
 IDENTITY = "[0-9a-f]" * 12
+# Below the state folder; role model_bundle puts them there.
+BUNDLES = "bundles"
 RECORD_SCHEMA = 1
 # Records of releases that are no longer kept: enough to see what happened in the last months.
 KEEP_RECORDS = 200
@@ -51,7 +53,7 @@ def bundle_folder(state_dir: Path, release: dict[str, Any]) -> Path:
     names = [str(release.get("bundle", {}).get(key, "")) for key in ("name", "version")]
     if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names):
         raise ReleaseError(f"no bundle is called {' '.join(names)!r}")
-    return state_dir.joinpath("bundles", *names)
+    return state_dir.joinpath(BUNDLES, *names)
 
 
 def put_aside(path: Path) -> None:

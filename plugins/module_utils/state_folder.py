@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import put_aside, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import BUNDLES, put_aside, write_atomically
 
 # Says whose folder this is. Without it nothing is removed: the folder may be anybody's.
 MARKER = ".inference-service"
 # What runs of this project make there, beside the locks, which go with the run.
-PARTS = ("releases", "records", "instances", "bundles", "derived", "build", "gateway")
+PARTS = ("releases", "records", "instances", BUNDLES, "derived", "build", "gateway")
 
 
 class NotOursError(Exception):
@@ -32,7 +32,7 @@ def find_strange(state_dir: Path) -> list[Path]:
 
 def find_closed(state_dir: Path) -> dict[Path, int]:
     """Return what of the bundles the service's user cannot read, with the mode that lets everybody do so."""
-    folder = state_dir / "bundles"
+    folder = state_dir / BUNDLES
     found = {}
     # What begins with a dot is a bundle that is still being brought.
     for path in [folder, *folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"), *folder.glob("[!.]*/[!.]*/**/*")]:

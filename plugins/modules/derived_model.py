@@ -11,7 +11,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import TOOL_OPTIONS, DockerError, run_docker
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import derived_folder
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import BUNDLES, derived_folder
 
 DOCUMENTATION = r"""
 module: derived_model
@@ -53,7 +53,7 @@ def command(state_dir: Path, release: dict[str, Any], models: str, timeout: int)
     return [
         *("run", *TOOL_OPTIONS, "--network=none"),
         *(f"--cpus={settings['cpus']}", f"--memory={settings['memory']}", f"--pids-limit={settings['pids']}"),
-        f"--volume={state_dir / 'bundles'}:{models}:ro",
+        f"--volume={state_dir / BUNDLES}:{models}:ro",
         f"--volume={derived_folder(state_dir, release)}:{environment['API_DERIVED_PATH']}",
         *(f"--env={name}={value}" for name, value in sorted(environment.items())),
         release["image"]["id"],

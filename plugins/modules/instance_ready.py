@@ -124,7 +124,7 @@ def wait(module: AnsibleModule, report: Report) -> None:
     lines = last_log_lines(container)
     said = own_words(lines)
     module.fail_json(
-        msg=f"{container} is not ready: {reason}." + (f" It said: {said}" if said else ""),
+        msg=f"{container} is not ready: {reason.rstrip('.')}." + (f" It said: {said}" if said else ""),
         log=lines,
         seconds=round(time.monotonic() - started, 3),
     )

@@ -22,6 +22,11 @@ SYSTEM_FOLDERS = re.compile(
 OWN_SETTINGS = frozenset({"API_BUNDLE_PATH", "API_DERIVED_PATH", "API_RELEASE_ID", "API_HOST", "API_PORT"})
 # C0 and C1, and what some readers take for the end of a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What earlier versions took, and what became of it.
+GONE = {
+    "gateway_target_port": "it is gone: the port of an instance inside its container is fixed. Remove it.",
+    "model_bundle_dir": "it is gone: bundles lie in inference_service_state_dir, where instances look. Remove it.",
+}
 # Their prose may have several lines; it goes into records only.
 PROSE = ("nvidia_driver_waived_findings", "nvidia_container_toolkit_waived_findings")
 # How a number or a switch is written. Python's int() and Ansible's bool accept more, but it is the text that is used.
@@ -114,7 +119,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (r"\w+_checksum", matches("(sha256:[0-9a-f]{64})?"), "sha256: and 64 hexadecimal digits"),
     (r"\w+_url", matches(r"https?://[A-Za-z0-9][A-Za-z0-9._~:/?@%=+,\[\]-]*"), "a URL that begins with http"),
     (
-        r"\w+_(state_dir|build_dir|bundle_dir)",
+        r"\w+_(state_dir|build_dir)",
         is_folder,
         "a folder of the service's own: an absolute path of letters, digits and ._/@+-",
     ),

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP_PATH, map_of, socket_of
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_replace import CLOSING
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import command, live_color
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.patience import holds
 from roles.gateway.files.keeper import ALIVE_SECONDS, SIGN_OF_LIFE
 from tests.integration.support.bundles import SCRIPTS
-from tests.integration.support.load import Answers, LoadClient, get, post
+from tests.integration.support.load import Answers, LoadClient, SteadyClient, get, post
 from tests.integration.support.playbooks import ROOT, Host, docker, free_port
 
 # Before each of them a replacement is killed.
-STEPS = ("install", "replace_keeper", "make", "make_way", "start", "let_in", "require_answer")
+STEPS = ("install", "replace_keeper", "make", "free_clients", "make_way", "start", "let_in", "require_answer")
 FILES = ("conf/haproxy.cfg", "conf/hold.lua", "keeper/keeper.py", "docker-compose.yml")
 USER = 60842
 LIMIT = ("mem_limit: 512m", "mem_limit: 500m")
@@ -197,6 +198,18 @@ def test_one_in_place_of_the_old_one_keeps_connections_waiting_and_refuses_none(
         assert description.replace().failed == ""
     assert client.failures == []
     assert not holds(f"{serving.name}-gateway makes way")
+
+
+def test_one_in_place_of_the_old_one_closes_no_connection_that_a_client_still_uses(
+    serving: Host, photograph: Path, description: Description
+) -> None:
+    """A client keeps connections for up to five seconds, and uses the one that it used last first."""
+    with SteadyClient(serving.port, photograph, 10) as client:
+        time.sleep(1)
+        assert description.replace(*LIMIT).failed == ""
+        assert description.replace().failed == ""
+    assert client.failures == []
+    assert not (serving.state_dir / "gateway" / CLOSING).exists()
 
 
 @pytest.mark.trial

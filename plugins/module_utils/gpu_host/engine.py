@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..docker_host import LABEL_INSTANCE
 from .commands import Outcome, Runner
 from .files import read_text
 from .finding import Facts, Finding, finding
@@ -134,7 +135,7 @@ def _images(run: Runner, timeout: float) -> dict[str, str]:
 
 def _instances(run: Runner, timeout: float) -> list[dict[str, Any]]:
     """Limits of the service's running containers."""
-    listed = run(["docker", "ps", "--quiet", "--filter", "label=inference-service.instance"], timeout)
+    listed = run(["docker", "ps", "--quiet", "--filter", f"label={LABEL_INSTANCE}"], timeout)
     names = listed.out.split() if listed.ok else []
     answer = run(["docker", "inspect", *names], timeout) if names else Outcome(missing=True)
     return parse_instances(answer.out) if answer.ok else []

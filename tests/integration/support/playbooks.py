@@ -75,7 +75,6 @@ class Host:
             "inference_service_name": name,
             "inference_service_port": self.port,
             "inference_service_state_dir": str(self.state_dir),
-            "model_bundle_dir": str(self.state_dir / "bundles"),
             "model_bundle_source": str(self.models),
             **variables,
         }
@@ -170,11 +169,11 @@ def play(
     return Run(process.returncode, output)
 
 
-def begin(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start a command in the checkout, in a process group of its own."""
+def begin(arguments: list[str], checkout: Path = ROOT) -> subprocess.Popen[str]:
+    """Start a command in the checkout, or in another one, in a process group of its own."""
     return subprocess.Popen(
         arguments,
-        cwd=ROOT,
+        cwd=checkout,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.gpu_hosts.timm.plugins.filter.deadlines import grace_seconds
+from ansible_collections.gpu_hosts.timm.plugins.modules import instance_ready
+
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.override.yml")
 VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
@@ -85,8 +88,18 @@ def test_it_restarts_and_may_take_its_time_to_start(api: dict[str, Any]) -> None
 
 
 def test_it_stops_after_it_has_drained(api: dict[str, Any]) -> None:
-    grace = int(api["stop_grace_period"].removesuffix("s"))
-    assert grace > int(documented()["API_DRAIN_SECONDS"])
+    assert api["stop_grace_period"] == f"{grace_seconds({})}s"
+    assert grace_seconds({}) > int(documented()["API_DRAIN_SECONDS"])
+
+
+def test_others_find_it_and_its_models_where_this_says(api: dict[str, Any]) -> None:
+    (port,) = {mapping.rpartition(":")[2] for mapping in api["ports"]}
+    gateway, service = (
+        yaml.safe_load(text(f"roles/{name}/vars/main.yml")) for name in ("gateway", "inference_service")
+    )
+    waited_for = yaml.safe_load(instance_ready.DOCUMENTATION)["options"]["port"]["default"]
+    assert {api["environment"]["API_PORT"], str(gateway["__gateway_target_port"]), str(waited_for)} == {port}
+    assert f":{service['__inference_service_models']}:ro" in "".join(api["volumes"])
 
 
 def test_production_has_no_development_settings(api: dict[str, Any]) -> None:

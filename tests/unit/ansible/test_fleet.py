@@ -17,8 +17,11 @@ from ansible_collections.gpu_hosts.timm.plugins.filter.balanced_hosts import (
 from ansible_collections.gpu_hosts.timm.plugins.filter.release_table import status_notes
 from ansible_collections.gpu_hosts.timm.plugins.filter.roll import (
     batches,
+    changed_before,
     connection_words,
+    ended_before,
     failure_words,
+    reboots_before,
     roll_batch,
     serving_lines,
 )
@@ -59,6 +62,28 @@ def state(plan: dict[str, Any], *looks: dict[str, Any], **flags: Any) -> HostSta
     for look in looks:
         host.looks(look)
     return host
+
+
+def test_who_was_lost_or_failed_before_ends_the_run() -> None:
+    variables = {"a": {"__run_failure": "no reason was given"}, "b": {}, "c": {"__run_failure": ""}, "d": {}}
+    assert ended_before(["a", "b", "c"], ["a", "b", "c", "d"], variables) == ["a", "c"]
+    assert ended_before(["b", "d"], ["b"], variables) == ["d"]
+    assert ended_before(["b", "d"], ["b", "d"], variables) == []
+
+
+def test_a_pause_is_for_hosts_that_serve_something_else_now() -> None:
+    plans: dict[str, dict[str, Any]] = {"a": {"plan": {"rollout": True}}, "b": {"plan": {"rollout": False}}, "c": {}}
+    variables: dict[str, dict[str, Any]] = {name: {"inference_service_plan": plan} for name, plan in plans.items()}
+    assert changed_before(["a", "b", "c", "d"], {**variables, "d": {}}) == ["a"]
+
+
+def test_a_host_reboots_when_those_before_it_are_back() -> None:
+    needed = {"__nvidia_driver_reboot_needed": True}
+    variables: dict[str, dict[str, Any]] = {"a": needed, "b": {"__nvidia_driver_reboot_needed": False}, "c": needed}
+    assert reboots_before(["a", "b", "c"], "c", variables) == ["a"]
+    assert reboots_before(["a", "b", "c"], "a", variables) == []
+    back = {**variables, "a": {**needed, "__nvidia_driver_back": True}}
+    assert reboots_before(["a", "b", "c"], "c", back) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils import gateway_replace
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_COLOR, LABEL_COLOR_BEFORE
 from roles.gateway.files.keeper import (
     ALIVE_SECONDS,
     AWAY,
@@ -32,6 +34,11 @@ from roles.gateway.files.keeper import (
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
 HANGING = {"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy"}}
+
+
+def test_it_knows_by_their_names_what_a_run_leaves_for_it() -> None:
+    """It runs in the gateway's image, without the collection."""
+    assert (f"conf/{AWAY}", COLOR_LABELS) == (gateway_replace.AWAY, (LABEL_COLOR, LABEL_COLOR_BEFORE))
 
 
 class Answering(BaseHTTPRequestHandler):

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from ansible_collections.gpu_hosts.timm.plugins.modules import release_prepare
 from ansible_collections.gpu_hosts.timm.plugins.modules.instance_ready import own_words
 from ansible_collections.gpu_hosts.timm.plugins.modules.release_info import read_gateway
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import Answer
+from tests.unit.ansible.instance import Answers, serving
 
 TOP = [
     {"class_id": 3, "class_name": "Bengal", "probability": 0.6},
@@ -176,37 +176,15 @@ class TestBundleFacts:
             read_bundle(broken, str(bundle))
 
 
-class Service(BaseHTTPRequestHandler):
-    """Answers as an instance does, with what the test put into `answers`."""
-
-    answers: dict[str, tuple[int, dict[str, Any]]]
-
-    def respond(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, body = self.answers[self.path]
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Release-ID", "aaaaaaaaaaaa")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_args: Any) -> None:
-        """Keep the test's output quiet."""
-
-
 @pytest.fixture
-def service() -> Iterator[tuple[str, dict[str, tuple[int, dict[str, Any]]]]]:
+def service() -> Iterator[tuple[str, Answers]]:
     """A real HTTP server and the answers that it gives."""
-    answers: dict[str, tuple[int, dict[str, Any]]] = {
+    answers: Answers = {
         "/api/v1/model/info": (200, {"device": "cpu"}),
         "/api/v1/predict": (200, {"top_5_predictions": answered((3, 0.6), (1, 0.3))}),
     }
-    handler = type("Handler", (Service,), {"answers": answers, "do_GET": Service.respond, "do_POST": Service.respond})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", answers
-        server.shutdown()
+    with serving(answers) as port:
+        yield f"http://127.0.0.1:{port}", answers
 
 
 class TestAcceptance:

@@ -213,7 +213,8 @@ def test_a_stage_fails_whose_tests_reach_less_than_its_floor(
     (tmp_path / "plugins/half.py").write_text("def one():\n    return 1\ndef two():\n    return 2\n")
     test = tmp_path / "test_half.py"
     test.write_text("from plugins import half\ndef test_one(): assert half.one() == 1\n")
-    options = (*runner.coverage_options("plugins", str(tmp_path / ".reports")), "--rootdir", str(tmp_path), str(test))
+    measured = runner.coverage_options("plugins", str(tmp_path), str(tmp_path / ".reports"))
+    options = (*measured, "--rootdir", str(tmp_path), str(test))
     stage = runner.Stage("unit", "Unit", runner.pytest_command("unit", *options), covers="plugins")
     ended, lines = outcome(runner, monkeypatch, capsys, [stage])
     assert ended == code
@@ -223,7 +224,7 @@ def test_a_stage_fails_whose_tests_reach_less_than_its_floor(
 
 def test_tests_of_which_some_were_chosen_have_no_floor(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", "-m trial")
-    assert runner.coverage_options("plugins", "/reports") == ()
+    assert runner.coverage_options("plugins", "/", "/reports") == ()
 
 
 def make_scenarios(folder: Path, *names: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from ansible_collections.gpu_hosts.timm.plugins.action.service_image import (
     read_images,
 )
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ANSWER
+from tests.unit.ansible import playbook_run
 
 BUILD = """#0 building with "default" instance using docker driver
 
@@ -75,3 +79,89 @@ def test_an_image_is_the_same_by_its_id_or_its_layers() -> None:
     assert image.same(Image("sha256:2", 800, ["a", "b"]))
     assert not image.same(Image("sha256:2", 816, ["a", "c"]))
     assert not Image("sha256:1", 0, []).same(Image("sha256:2", 0, []))
+
+
+# Keeps an image as a file that has the line which a look at it prints.
+DOCKER = """#!/bin/sh
+here={folder}
+for last; do :; done
+case "$1 $2" in
+  "image inspect") cat "$here/$(echo "$last" | tr : -)" 2>/dev/null ;;
+  "image rm") rm "$here/$(echo "$last" | tr : -)" ;;
+  "save "*) echo saved ;;
+  "load "*) gzip -dc >/dev/null 2>&1; cp "$here/arrives" "$here/svc-1" ;;
+  "build "*) [ -e "$here/builds" ] && cp "$here/arrives" "$here/svc-1" || {{ echo "the mirror is down"; exit 1; }} ;;
+esac
+"""
+IMAGE = f'IMAGE svc:1 sha256:{"1" * 64} 1000 ["sha256:a"]\n'
+PLAYBOOK = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Build, twice
+      gpu_hosts.timm.service_image:
+        state: built
+        images: [svc:1]
+        command: [docker, build, here]
+        source_dir: FOLDER
+      loop: [1, 2]
+      register: built
+    - name: Save
+      gpu_hosts.timm.service_image: {state: saved, images: [svc:1]}
+      register: saved
+    - name: Lose
+      ansible.builtin.command: rm FOLDER/svc-1
+    - name: Have the engine load this
+      ansible.builtin.command: cp FOLDER/LOADED FOLDER/arrives
+    - name: Load, twice
+      gpu_hosts.timm.service_image: {state: loaded, parcel: "{{ saved.parcel }}"}
+      loop: [1, 2]
+      register: loaded
+    - name: Tell
+      ansible.builtin.copy:
+        content: "{{ [built, loaded] | map(attribute='results') | flatten | map(attribute='changed') | to_json }}"
+        dest: FOLDER/told
+        mode: "0600"
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a Docker that builds and loads the file `arrives`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER.format(folder=tmp_path))
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    (tmp_path / "arrives").write_text(IMAGE)
+    (tmp_path / "same").write_text(IMAGE)
+    (tmp_path / "other").write_text(IMAGE.replace("1" * 64, "2" * 64).replace("sha256:a", "sha256:b"))
+    (tmp_path / "builds").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def ship(engine: Path, loaded: str = "same") -> tuple[int, str]:
+    """Build, save and load on this machine; the engine loads what the file of this name has."""
+    playbook = engine / "ship.yml"
+    playbook.write_text(PLAYBOOK.replace("FOLDER", str(engine)).replace("LOADED", loaded))
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    return playbook_run.run("-i", "here,", "-e", json.dumps(local), str(playbook))
+
+
+def test_an_image_is_built_saved_and_loaded_once(engine: Path) -> None:
+    code, said = ship(engine)
+    assert code == 0, said
+    assert json.loads((engine / "told").read_text()) == [True, False, True, False]
+
+
+def test_a_build_that_fails_says_its_last_words(engine: Path) -> None:
+    (engine / "builds").unlink()
+    code, said = ship(engine)
+    assert code != 0
+    assert "svc:1 could not be built. The build's last words: the mirror is down" in said
+
+
+def test_what_is_not_what_was_saved_is_removed_again(engine: Path) -> None:
+    code, said = ship(engine, loaded="other")
+    assert code != 0
+    assert "The image on here differs from the one that was saved (svc:1), so it was removed." in said
+    assert not (engine / "svc-1").exists()

@@ -22,7 +22,7 @@ from ansible_collections.gpu_hosts.timm.plugins.action.validate_variables import
 )
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.collection import COLLECTION
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.description import DescriptionError, check_settings
-from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import OWN_SETTINGS
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.option_rules import GONE, OWN_SETTINGS
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.options import read_options
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -145,6 +145,15 @@ def test_everything_that_is_wrong_comes_in_one_message_with_its_place(project: P
         "  model_bundle_version: YAML reads 010 as the number 8; write it in quotes "
         "(one, two; inventory/group_vars/inference_hosts.yml:1)",
     ]
+
+
+def test_what_an_earlier_version_took_is_refused_with_what_became_of_it(project: Project) -> None:
+    project.write("inventory/group_vars/all.yml", "model_bundle_dir: /srv/bundles\n")
+    assert project.refused() == (
+        "  model_bundle_dir: it is gone: bundles lie in inference_service_state_dir, where instances look. Remove it. "
+        "(inventory/group_vars/all.yml:1)"
+    )
+    assert not GONE.keys() & {name for options in REAL.values() for name in options}
 
 
 def test_a_value_that_cannot_be_evaluated_is_refused_unless_it_needs_facts(project: Project) -> None:

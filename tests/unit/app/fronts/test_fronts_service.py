@@ -55,7 +55,7 @@ def test_front_ends_serve_and_either_side_may_die(bundle: Path, tmp_path: Path) 
         assert server.metric("inference_batch_size_images_sum") == 10
         assert server.metric("inference_queue_depth") == 0
         # No front end needs what computes.
-        for front in processes(server, "app.processes.worker"):
+        for front in processes(server, "app.workers.worker"):
             assert "libtorch" not in Path(f"/proc/{front}/maps").read_text()
 
         statuses: list[int] = []
@@ -69,9 +69,9 @@ def test_front_ends_serve_and_either_side_may_die(bundle: Path, tmp_path: Path) 
         for thread in asking:
             thread.start()
         wait_for(lambda: statuses.count(200) > 10)
-        before = processes(server, "app.processes.worker")
+        before = processes(server, "app.workers.worker")
         os.kill(before[0], signal.SIGKILL)
-        wait_for(lambda: len(set(processes(server, "app.processes.worker")) - set(before)) == 1)
+        wait_for(lambda: len(set(processes(server, "app.workers.worker")) - set(before)) == 1)
         wait_for(server.ready)
         answered = statuses.count(200)
         wait_for(lambda: statuses.count(200) > answered + 10)

@@ -7,16 +7,14 @@ import pytest
 from timm.data import imagenet_info
 
 from app.models import labels
-from app.bundle.manifest import default_labels, read_labels
+from app.bundle.manifest import read_labels
 from app.errors import BundleError
 
 CATS = ("Abyssinian", "Bengal", "Chartreux")
 
 
 def shipped(count: int) -> tuple[str, ...]:
-    path = default_labels(count)
-    assert path
-    return read_labels(path)
+    return read_labels(labels.WELL_KNOWN[count])
 
 
 def refusal(content: bytes) -> str:
@@ -39,14 +37,9 @@ def test_the_imagenet_labels_are_timms_descriptions() -> None:
 
 
 def test_what_is_shipped_is_read_alike_when_it_is_given() -> None:
-    for count in (67, 1000):
-        path = default_labels(count)
-        assert path
+    assert {*labels.WELL_KNOWN} == {67, 1000}
+    for count, path in labels.WELL_KNOWN.items():
         assert labels.read(path, count).names == shipped(count)
-
-
-def test_other_numbers_of_classes_have_no_default_labels() -> None:
-    assert default_labels(12) is None
 
 
 def rows(*lines: str, newline: str = "\n") -> bytes:

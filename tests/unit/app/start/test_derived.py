@@ -123,11 +123,14 @@ def test_a_damaged_one_is_left_out_with_a_line_and_made_again(
     (line,) = [record.__dict__ for record in caplog.records if record.levelno == logging.WARNING]
     assert line["code"] == "derived_refused"
     assert said in line["detail"]
-    # What a run left that was ended meanwhile.
-    (tmp_path / ".unfinished").mkdir()
+    # What a run left that was ended meanwhile, and what is somebody else's.
+    (tmp_path / ".unfinished-0abc").mkdir()
+    (tmp_path / ".snapshot" / "precious").mkdir(parents=True)
+    (tmp_path / ".unfinished-link").symlink_to(tmp_path / ".snapshot")
     assert derive.derive(settings)["made"] is True
     assert derived.find(settings) is not None
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, ".snapshot", ".unfinished-link"}
+    assert (tmp_path / ".snapshot" / "precious").is_dir()
 
 
 def test_it_belongs_to_a_bundle_a_cpu_and_what_is_asked_for(

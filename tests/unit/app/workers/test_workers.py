@@ -18,9 +18,9 @@ import pytest
 
 from app import derive
 from app.process import memory
-from app.processes import number
 from app.settings import Settings
 from app.start import derived
+from app.workers import number
 from tests.unit.app.support import CAT, Server, free_port, serve, wait_for
 
 IMAGE: dict[str, Any] = {"content": CAT.read_bytes(), "headers": {"content-type": "image/jpeg"}}
@@ -50,7 +50,7 @@ def worker_ids(server: Server) -> list[int]:
         with contextlib.suppress(OSError):
             arguments = path.read_text().split("\0")
             parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
-            if "app.processes.worker" in arguments and parent == server.process.pid:
+            if "app.workers.worker" in arguments and parent == server.process.pid:
                 found[arguments[3]] = int(path.parent.name)
     return [found[key] for key in sorted(found)]
 

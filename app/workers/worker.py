@@ -1,4 +1,4 @@
-"""`python -m app.processes.worker`: one of several processes that serve what the supervisor hands them."""
+"""`python -m app.workers.worker`: one of several processes that serve what the supervisor hands them."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,12 @@ from app.inference.service import Service
 from app.process import cpus, logs, memory
 from app.process.lifecycle import EXIT_OK
 from app.process.metrics import Metrics
-from app.processes import counters
-from app.processes.board import Board
-from app.processes.handed import COMPLETE, LOADED, TAKEN, Handed
 from app.settings import Settings
 from app.start.loader import Loader
 from app.start.served_model import cpu_threads
+from app.workers import counters
+from app.workers.board import Board
+from app.workers.handed import COMPLETE, LOADED, TAKEN, Handed
 
 log = logging.getLogger("app")
 

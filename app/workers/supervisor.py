@@ -21,12 +21,12 @@ from pathlib import Path
 from app.fronts import engine_process
 from app.process import cpus
 from app.process.lifecycle import EXIT_BUNDLE, EXIT_DEVICE, EXIT_OK, EXIT_SETTINGS
-from app.processes import board as boards
-from app.processes import counters
-from app.processes.board import Board
-from app.processes.handed import COMPLETE, CONNECTION, TAKEN, Handed
-from app.processes.number import on_gpu
 from app.settings import Settings
+from app.workers import board as boards
+from app.workers import counters
+from app.workers.board import Board
+from app.workers.handed import COMPLETE, CONNECTION, TAKEN, Handed
+from app.workers.number import on_gpu
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Supervisor:
             door=self._door.fileno() if self._door else None,
         )
         with theirs:
-            process = handed.start("app.processes.worker")
+            process = handed.start("app.workers.worker")
         mine.setblocking(False)
         child = _Child(number, process, mine)
         self._children[number] = child

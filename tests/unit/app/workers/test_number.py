@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from app.process import cpus
-from app.processes.number import workers
 from app.settings import Settings
+from app.workers.number import workers
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from app.process.metrics import SUMMED, Metrics
-from app.processes.board import Board
-from app.processes.handed import Handed
+from app.workers.board import Board
+from app.workers.handed import Handed
 
 # Without types of their own.
 _values: Any = values

@@ -10,10 +10,10 @@ import pytest
 from app.errors import ServiceError
 from app.http.bodies import FIRST, Bodies
 from app.inference.admission import Admission
-from app.processes import board as boards
-from app.processes.board import Board
-from app.processes.handed import LOADED, Handed
-from app.processes.worker import Worker
+from app.workers import board as boards
+from app.workers.board import Board
+from app.workers.handed import LOADED, Handed
+from app.workers.worker import Worker
 from tests.unit.app.support import fresh
 
 
@@ -126,7 +126,7 @@ def test_a_worker_that_dies_while_it_decides_keeps_nobody_else_from_it() -> None
 def test_the_supervisor_needs_neither_a_model_nor_a_runtime() -> None:
     printed = fresh(
         "import sys\n"
-        "from app.processes import number, supervisor\n"
+        "from app.workers import number, supervisor\n"
         "print([name for name in ('torch', 'openvino', 'fastapi', 'uvicorn') if name in sys.modules])"
     )
     assert printed.stdout.strip() == "[]"

@@ -1,1 +1,0 @@
-"""Processes: several that serve together, and the one that starts them, watches them and ends with them."""
