@@ -38,7 +38,6 @@ from app.settings import Settings
 from app.start.loader import Loader
 
 if TYPE_CHECKING:
-    from app.engines.engine import Pixels
     from app.fronts.remote import Remote
     from app.images.decoder import DecodedImage, Picture
     from app.start.served_model import ServedModel
@@ -132,13 +131,13 @@ class Service:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
         stay = await self._room.enter(picture.cost.memory)
         try:
-            image, result = await self._compute(model, self._batcher, picture, stay)
+            result = await self._compute(model, self._batcher, picture, stay)
         finally:
             stay.abandon()
         self.admission.answered(picture.cost.seconds)
         self.metrics.predictions.inc()
         self.part.predicted()
-        forward_ms = result.seconds * 1000
+        image, forward_ms = result.image, result.seconds * 1000
         self._forward_ms.append(forward_ms)
         ranked = [
             RankedClass(rank=rank, class_name=model.labels[class_id], class_id=class_id, confidence=probability)
@@ -172,7 +171,7 @@ class Service:
 
     async def _compute(
         self, model: "ServedModel", batcher: "Batcher | Remote", picture: "Picture", stay: Stay
-    ) -> "tuple[DecodedImage, Result]":
+    ) -> Result:
         def decode() -> "DecodedImage":
             if not stay.begin():
                 raise ServiceError("client_closed_request", "Nobody waits for the image any more.")
@@ -189,16 +188,8 @@ class Service:
         # decoded a large one.
         lone = isinstance(batcher, Batcher) and model.workers == 1
         if isinstance(batcher, Feeder) or (lone and picture.cost.seconds > LARGE):
-            image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
-            return image, await batcher.submit(image.pixels)
-        images: list[DecodedImage] = []
-
-        def pixels() -> "Pixels":
-            images.append(decode())
-            return images[0].pixels
-
-        result = await batcher.submit(pixels)
-        return images[0], result
+            return await batcher.submit(await asyncio.get_running_loop().run_in_executor(self._decoders, decode))
+        return await batcher.submit(decode)
 
     @property
     def overdue(self) -> int:
