@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 _LONG = 2 << 20
 # How often a GPU is looked after.
 _GUARD_SECONDS = 1.0
+# What /metrics says of the build.
+_BUILD = ("service_version", "torch_version", "model_name", "model_version", "device")
 # What the process needs beside the model, bodies and pictures: batches, threads, answers.
 _RESERVE = 64 << 20
 # Enough for a photograph of a phone, whatever the container may use.
@@ -67,6 +69,7 @@ class Service:
         self.bodies = Bodies(settings.max_bytes_in_flight, self.part)
         self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
+        self._about: ModelInfo | None = None
         self._batcher: Batcher | Remote | None = None
         self._room: Room | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -127,7 +130,7 @@ class Service:
     async def classify(self, upload: Upload, picture: "Picture") -> AnyPrediction:
         """Decode one image off the event loop and wait for its turn on the model."""
         model = self.loaded()
-        if self._batcher is None or self._room is None:
+        if self._batcher is None or self._room is None or self._about is None:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
         stay = await self._room.enter(picture.cost.memory)
         try:
@@ -160,12 +163,7 @@ class Service:
                 file_size_bytes=len(upload.content),
                 filename=upload.filename,
             ),
-            model_info=ModelInfo(
-                model_name=model.name,
-                device=model.engine.device,
-                num_classes=len(model.labels),
-                version=model.version,
-            ),
+            model_info=self._about,
         )
         return answer if model.thresholds is None else MultiLabelPrediction.of(answer, ranked, model.thresholds)
 
@@ -266,26 +264,17 @@ class Service:
             self._guard = loop.create_task(self._watch_device(feeder, lost))
         seconds = sum(model.load_phases.values())
         self.metrics.load_duration.set(seconds)
-        about = {
-            "service_version": __version__,
-            "torch_version": model.torch_version,
-            "model_name": model.name,
-            "model_version": model.version,
-            "device": model.engine.device,
-        }
-        details = {
-            "load_seconds": round(seconds, 3),
-            "load_phases": model.load_phases,
-            **model.described(),
-            "sha256": model.sha256,
-            "decode_mib": model.decoder.limits.memory >> 20,
-        }
-        self.metrics.build.info(about)
+        said = model.describe()
+        self._about = ModelInfo(**said)
+        # Beside the service's own version.
+        said |= {"service_version": __version__, "model_version": said.pop("version")}
+        self.metrics.build.info({name: said[name] for name in _BUILD})
+        details = {"load_seconds": round(seconds, 3), "decode_mib": model.decoder.limits.memory >> 20}
 
         def begin() -> None:
             self.lifecycle.model_loaded()
             if self.part.speaks:
-                log.info("The service is ready", extra={**about, **details})
+                log.info("The service is ready", extra={**said, **details})
 
         self.part.when_complete(begin)
 

@@ -81,9 +81,18 @@ class ServedModel(Facts):
     torch_version: str
     load_phases: dict[str, float]
 
-    def described(self) -> dict[str, Any]:
-        """The engine: what was tried, and why this one computes."""
+    def describe(self) -> dict[str, Any]:
+        """What the model is and what computes it; /model/info, the log, /metrics, health and answers say it of this."""
         return {
+            "model_name": self.name,
+            "architecture": self.architecture,
+            "version": self.version,
+            "sha256": self.sha256,
+            "num_classes": len(self.labels),
+            "image_size": self.image_size,
+            "multi_label": self.thresholds is not None,
+            "checkpoint_path": str(self.path),
+            "device": self.engine.device,
             "engine": self.engine.runtime,
             "precision": self.engine.precision,
             "engine_reason": self.reason,
@@ -98,6 +107,8 @@ class ServedModel(Facts):
                 for trial in self.trials
             ],
             "derived_model": str(self.derived) if self.derived else None,
+            "torch_version": self.torch_version,
+            "load_phases": self.load_phases,
         }
 
 
