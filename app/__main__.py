@@ -10,7 +10,6 @@ from app.errors import SettingsError
 from app.process import logs
 from app.process.again import begin_again
 from app.process.lifecycle import EXIT_AGAIN, EXIT_OK, EXIT_SETTINGS
-from app.processes import number, supervisor
 from app.start.loader import Loader
 
 log = logging.getLogger("app")
@@ -33,10 +32,15 @@ def main() -> int:
         log.error("The settings are refused", extra={"code": "log_dir_unwritable", "detail": detail})
         return EXIT_SETTINGS
     log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
-    if configured.workers != 1 and (workers := number.workers(configured)) > 1:
-        exit_code = supervisor.run(configured, workers)
-        log.info("The service ends", extra={"exit_code": exit_code})
-        return exit_code
+    if configured.workers != 1:
+        from app.processes import number
+
+        if (workers := number.workers(configured)) > 1:
+            from app.processes import supervisor
+
+            exit_code = supervisor.run(configured, workers)
+            log.info("The service ends", extra={"exit_code": exit_code})
+            return exit_code
     loading = Loader(configured)
     loading.begin()
     from app.http import server

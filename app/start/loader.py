@@ -1,5 +1,6 @@
-"""Loading the model in a thread that begins before HTTP does: importing torch takes as long as everything after it."""
+"""Loading the model in a thread that begins before HTTP does."""
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -7,12 +8,12 @@ import importlib.util
 import os
 import sys
 import threading
-import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.process import lean
+from app.process.timing import Phases
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ _LIBRARIES = (
     *("_multiprocessing", "_queue", "mmap", "resource"),
     *("httptools.parser.parser", "httptools.parser.url_parser"),
 )
+# What a derived model is read and compiled by.
+_FOR_DERIVED = ("app.start.derived", "app.images.decoder", "app.engines.openvino_engine")
 
 
 def _open_torch() -> None:
@@ -50,28 +53,43 @@ class Loader:
         self._settings = settings
         # What a derived model was made for; a part of the service has fewer threads.
         self._kept_for = kept_for or settings
+        self._phases = {"import": 0.0}
         self._begun = False
 
     def begin(self) -> None:
         """Start the thread, unless it runs already."""
-        if not self._begun:
-            self._begun = True
-            for name in _LIBRARIES:
+        if self._begun:
+            return
+        self._begun = True
+        phase = Phases(self._phases)
+        # What cannot be imported is said by the thread, to whoever waits for the model.
+        with contextlib.suppress(ImportError, OSError):
+            for name in (*_LIBRARIES, *self._at_once()):
                 importlib.import_module(name)
-            sys.setswitchinterval(_SWITCH_SECONDS)
-            threading.Thread(target=self._run, name="loader", daemon=True).start()
+        phase.ended("import")
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        threading.Thread(target=self._run, name="loader", daemon=True).start()
+
+    def _at_once(self) -> tuple[str, ...]:
+        """What is imported before HTTP, not beside it: two threads that import take turns, and neither is done early.
+
+        The rest of a start with a derived model leaves the interpreter to HTTP.
+        """
+        derived = self._kept_for.derived_path and self._kept_for.device == "cpu"
+        return _FOR_DERIVED if derived and importlib.util.find_spec("openvino") else ()
 
     def _run(self) -> None:
-        started = time.perf_counter()
+        phase = Phases(self._phases)
         # What is imported stays for good, so looking for garbage in between finds none.
         gc.disable()
         try:
             from app.start import derived
 
-            phases = {"import": time.perf_counter() - started}
+            phase.ended("import")
             found = derived.find(self._kept_for)
-            kept = found and derived.load(self._settings, found, phases)
-            model = kept or self._with_torch(found, phases)
+            phase.ended("weights")
+            kept = found and derived.load(self._settings, found, self._phases)
+            model = kept or self._with_torch(found)
             # The module that was converted has cycles, and would stay for good.
             gc.collect()
             if model.engine.device == "cuda":
@@ -88,11 +106,11 @@ class Loader:
         finally:
             gc.enable()
 
-    def _with_torch(self, found: "Derived | None", phases: dict[str, float]) -> "ServedModel":
-        started = time.perf_counter()
+    def _with_torch(self, found: "Derived | None") -> "ServedModel":
+        phase = Phases(self._phases)
         _open_torch()
         with lean.imports():
             from app.start import candidates
 
-        phases["import"] += time.perf_counter() - started
-        return candidates.load(self._settings, found, phases)
+        phase.ended("import")
+        return candidates.load(self._settings, found, self._phases)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from app.bundle import manifest as manifests
 from app.engines.engine import Engine
 from app.engines.selection import Trial
-from app.images.decoder import Decoder
 from app.process import cpus
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.fronts.remote_engine import RemoteEngine
+    from app.images.decoder import Decoder
 
 # Large batches hardly help a CPU, and they leave the other cores without work.
 CPU_BATCH = 4
@@ -76,7 +76,7 @@ class ServedModel(Facts):
     trials: Sequence[Trial]
     # Where what computes was read from, which was made of the bundle before; nothing where it was made now.
     derived: Path | None
-    decoder: Decoder
+    decoder: "Decoder"
     workers: int
     torch_version: str
     load_phases: dict[str, float]
