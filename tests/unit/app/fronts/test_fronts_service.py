@@ -1,6 +1,7 @@
 """The whole service with front ends, whose device sleeps or is simulated."""
 
 import os
+import resource
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,12 @@ def test_front_ends_serve_and_either_side_may_die(bundle: Path, tmp_path: Path) 
         assert server.metric("inference_predictions_total") == 10
         assert server.metric("inference_batch_size_images_sum") == 10
         assert server.metric("inference_queue_depth") == 0
+        # The process of the device counts, too.
+        [device] = processes(server, "tests.unit.app.sleeping")
+        everyone = [server.process.pid, device, *processes(server, "app.processes.worker")]
+        taken = [int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in everyone]
+        shown = server.metric("process_resident_memory_bytes") / resource.getpagesize()
+        assert abs(shown - sum(taken)) < min(taken) / 2
         # No front end needs what computes.
         for front in processes(server, "app.processes.worker"):
             assert "libtorch" not in Path(f"/proc/{front}/maps").read_text()
