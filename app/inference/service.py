@@ -225,17 +225,17 @@ class Service:
         try:
             model = self._loading.model.result()
         except GpuRequiredError as error:
-            log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
+            self._say("The service cannot become ready", error.code, error.detail)
             self.lifecycle.gpu_missing(error.detail)
         except NotRecordedError as error:
             detail = f"The model cannot be recorded as CUDA graphs ({error}); the service begins again without them."
             log.warning("The model runs without CUDA graphs", extra={"code": "not_recorded", "detail": detail})
             self.lifecycle.begin_again("not_recorded", detail)
         except (BundleError, ServiceError) as error:
-            log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
+            self._say("The model cannot be loaded", error.code, error.detail)
             self.lifecycle.bundle_refused(error.code, error.detail)
         except DeviceLostError as error:
-            log.error("The model cannot be loaded", extra={"code": "load_failed", "detail": str(error)})
+            self._say("The model cannot be loaded", "load_failed", str(error))
             self.lifecycle.device_lost(str(error))
         except Exception as error:  # whatever it is must end the process
             detail = f"Loading the model failed: {type(error).__name__}: {error}"
@@ -243,6 +243,11 @@ class Service:
             self.lifecycle.device_lost(detail)
         else:
             self._serve(model)
+
+    def _say(self, message: str, code: str, detail: str) -> None:
+        """Log why there is no model, unless the process that has the device did."""
+        if not self._loading.told:
+            log.error(message, extra={"code": code, "detail": detail})
 
     def _serve(self, model: "ServedModel") -> None:
         def lost(detail: str) -> None:

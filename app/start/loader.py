@@ -39,6 +39,8 @@ class Loader:
         self._settings = settings
         # What a derived model was made for; a part of the service has fewer threads.
         self._kept_for = kept_for or settings
+        # Whether the log says already why there is no model.
+        self.told = False
         self._phases = {"import": 0.0}
         self._begun = False
 

@@ -129,6 +129,13 @@ def test_a_model_that_cannot_be_served_ends_all_of_it(tmp_path: Path) -> None:
         assert server.process.wait(120) == 65
 
 
+def test_why_a_model_cannot_be_served_is_said_once(tmp_path: Path) -> None:
+    code = INSTEAD.format(("-c", SIMULATED.format("")))
+    with serve(tmp_path, code, bundle_path=tmp_path, device="cuda", workers=2) as server:
+        assert server.process.wait(120) == 65
+    assert [line["code"] for line in server.lines() if line["level"] == "error"] == ["bundle_missing"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_front_ends_beside_a_gpu_answer_as_one_process_does(bundle: Path, tmp_path: Path) -> None:
