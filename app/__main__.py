@@ -33,10 +33,15 @@ def main() -> int:
         log.error("The settings are refused", extra={"code": "log_dir_unwritable", "detail": detail})
         return EXIT_SETTINGS
     log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
-    if configured.workers != 1 and (workers := number.workers(configured)) > 1:
-        exit_code = supervisor.run(configured, workers)
-        log.info("The service ends", extra={"exit_code": exit_code})
-        return exit_code
+    if configured.workers != 1:
+        from app.processes import number
+
+        if (workers := number.workers(configured)) > 1:
+            from app.processes import supervisor
+
+            exit_code = supervisor.run(configured, workers)
+            log.info("The service ends", extra={"exit_code": exit_code})
+            return exit_code
     loading = Loader(configured)
     loading.begin()
     from app.http import server

@@ -16,18 +16,24 @@ TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def rate(work: Callable[[], object], images: int, seconds: float, device: str) -> float:
     """Images a second of repeated work, once it is warm."""
+    return cost(work, images, seconds, device)[0]
+
+
+def cost(work: Callable[[], object], images: int, seconds: float, device: str) -> tuple[float, float]:
+    """The same, and the microseconds that one image takes of a core."""
     for _ in range(3):
         work()
-    _finish(device)
-    done, began = 0, time.perf_counter()
+    finish(device)
+    done, began, spent = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
         work()
         done += images
-    _finish(device)
-    return done / (time.perf_counter() - began)
+    finish(device)
+    return done / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / done
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
+    """Wait until a device has done everything."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from app.engines.agreement import disagreement
 from app.engines.engine import LARGE_SECONDS, Build, Engine, NotBuiltError, Pixels, Precision, Ranking, Runtime
 from app.errors import BundleError
 from app.process.timing import shortest
@@ -24,7 +25,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 # What is not the first choice has to bring the time below this share: a change has to be worth it, and a measurement
 # on a busy machine says no more.
 _WORTH_IT = 0.75
-# What an answer may change by without rounding.
+# What an answer may change by without rounding, however much a bundle allows: only the order of operations differs.
 _EXACT = 1e-3
 _REFERENCE: Way = ("torch", "fp32")
 
@@ -68,20 +69,6 @@ def _reduced(device: str, cpuinfo: Path) -> list[Precision]:
     return ["bf16"] if any(flag in flags for flag in _CPU_FLAGS) else []
 
 
-def disagreement(expected: Sequence[Ranking], actual: Sequence[Ranking]) -> float:
-    """The largest change of a probability; infinite when a best class changed."""
-    worst = 0.0
-    for reference, ranking in zip(expected, actual, strict=True):
-        if reference.class_ids[0] != ranking.class_ids[0]:
-            return float("inf")
-        found = dict(zip(ranking.class_ids, ranking.probabilities, strict=True))
-        for class_id, probability in zip(reference.class_ids, reference.probabilities, strict=True):
-            # A class that left the best five has at most the probability of the last one in them.
-            change = abs(found.get(class_id, ranking.probabilities[-1]) - probability)
-            worst = max(worst, change if change == change else float("inf"))
-    return worst
-
-
 class Referee:
     """Tries ways to compute a model on golden samples, beside torch in fp32, whose answers are the right ones."""
 
@@ -108,13 +95,13 @@ class Referee:
         trials = tuple(trial for _, trial in tried.values())
         best = _best([trial for trial in trials if not trial.refused])
         if best is None:
-            reasons = " ".join(f"{trial.engine} in {trial.precision}: {trial.refused}" for trial in trials)
+            reasons = _refusals(trials)
             raise BundleError(
                 "engine_refused",
                 f"The model cannot be served as API_ENGINE and API_PRECISION ask. {reasons} Set them to auto.",
             )
-        for detail in _refusals(trials):
-            log.warning("A way to compute the model is not used", extra={"code": "engine_refused", "detail": detail})
+        if detail := _refusals(trials):
+            log.warning("Ways to compute the model are not used", extra={"code": "engine_refused", "detail": detail})
         engine, _ = tried[best.engine, best.precision]
         if engine is None:
             raise AssertionError(best)
@@ -131,7 +118,6 @@ class Referee:
                 seconds = self._seconds(engine, lone_seconds)
         except (NotBuiltError, RuntimeError) as error:
             return None, Trial(*way, refused=str(error).splitlines()[0])
-        # Without rounding only the order of operations may differ.
         allowed = min(self._tolerance, _EXACT) if engine.precision == "fp32" else self._tolerance
         if not change <= allowed:
             refused = f"a golden sample's answer changes by {change:.3g}, more than {allowed:g}."
@@ -172,13 +158,15 @@ class Referee:
             return shortest(work) / (self._threads * engine.in_flight * count)
 
 
-def _refusals(trials: Sequence[Trial]) -> list[str]:
-    """A line for each reason: what cannot be converted is refused in no precision in particular."""
+def _refusals(trials: Sequence[Trial]) -> str:
+    """Every reason, each once: what cannot be converted is refused in no precision in particular; '' without any."""
     precisions: dict[tuple[Runtime, str], list[str]] = {}
     for trial in trials:
         if trial.refused:
             precisions.setdefault((trial.engine, trial.refused), []).append(trial.precision)
-    return [f"{engine} in {' and '.join(kinds)}: {reason}" for (engine, reason), kinds in precisions.items()]
+    return " ".join(
+        f"{engine} in {' and '.join(kinds)}: {reason.rstrip('.')}." for (engine, reason), kinds in precisions.items()
+    )
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:

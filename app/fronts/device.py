@@ -93,7 +93,9 @@ class Device:
             self._ended.set()
 
     def _device_is_free(self) -> None:
-        os.eventfd_write(self._idle, 1)
+        # Where nothing waits the feeder has nothing to do, and would take the interpreter from who tells the answers.
+        if self.waiting:
+            os.eventfd_write(self._idle, 1)
 
     def _take_note(self) -> None:
         os.eventfd_read(self._idle)

@@ -35,6 +35,7 @@ def run(configured: Settings, door: socket.socket, loader: Loader) -> int:
     try:
         model = loader.model.result()
     except GpuRequiredError as error:
+        log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
         return _refuse(door, channels.Refusal(channels.GPU_REQUIRED, error.code, error.detail), EXIT_OK)
     except NotRecordedError as error:
         detail = (

@@ -21,7 +21,7 @@ from app.process import cpus
 from app.process.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.engines.engine import Pixels
+    from app.images.decoder import DecodedImage
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,10 @@ class EngineError(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    source: "Pixels | Callable[[], Pixels]"
+    source: "DecodedImage | Callable[[], DecodedImage]"
     future: "asyncio.Future[Result]"
     slot: int
+    image: "DecodedImage | None" = None
     posted: float = 0.0
 
 
@@ -70,8 +71,8 @@ class Remote:
             threading.Thread(target=self._work, name=f"decode-{number}", daemon=True).start()
         self._loop.add_reader(self._channel.fileno(), self._read)
 
-    async def submit(self, source: "Pixels | Callable[[], Pixels]") -> Result:
-        """Wait for the result of an image's pixels, or of what decodes them; a cancelled caller's is left out."""
+    async def submit(self, source: "DecodedImage | Callable[[], DecodedImage]") -> Result:
+        """Wait for the result of an image, or of what decodes it; a cancelled caller's is left out."""
         slot = await self._take_slot()
         entry = _Entry(source, self._loop.create_future(), slot)
         self._entries[slot] = entry
@@ -129,8 +130,8 @@ class Remote:
             self._soon(entry, None)
             return
         try:
-            pixels = entry.source() if callable(entry.source) else entry.source
-            np.copyto(self._slots.pixels[entry.slot], pixels, casting="no")
+            entry.image = entry.source() if callable(entry.source) else entry.source
+            np.copyto(self._slots.pixels[entry.slot], entry.image.pixels, casting="no")
         except ServiceError as error:
             self._soon(entry, bare(error))
         except Exception as error:  # a defect: in any case the error of this image alone
@@ -177,11 +178,10 @@ class Remote:
                 self._metrics.queue_wait.observe(max(0.0, batch.began - entry.posted))
             if batch.error:
                 self._settle(entry, EngineError(batch.error))
-            elif entry.future.done():
-                self._settle(entry, None)
             else:
-                ranking = Ranking(self._slots.class_ids[slot].tolist(), self._slots.probabilities[slot].tolist())
-                entry.future.set_result(Result(ranking, batch.seconds))
+                if entry.image and not entry.future.done():
+                    ranking = Ranking(self._slots.class_ids[slot].tolist(), self._slots.probabilities[slot].tolist())
+                    entry.future.set_result(Result(entry.image, ranking, batch.seconds))
                 self._settle(entry, None)
 
     def _settle(self, entry: _Entry, error: Exception | None) -> None:

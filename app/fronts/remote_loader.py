@@ -35,6 +35,7 @@ class RemoteLoader(Loader):
 
         said = channels.wait_for_engine(channel)
         if isinstance(said, channels.Refusal):
+            self.told = True
             raise _error(said)
         try:
             return remote_model.read(said.about).served(self._settings, channel, said.memory)

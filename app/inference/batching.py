@@ -14,22 +14,27 @@ from app.process import cpus
 from app.process.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.engines.engine import Engine, Pixels, Ranking
+    from app.engines.engine import Engine, Ranking
+    from app.images.decoder import DecodedImage
+
+    # Images of one forward, each with who waits for it.
+    type Batch = Sequence[tuple["Entry", DecodedImage]]
 
 log = logging.getLogger(__name__)
 
 
 class Result(NamedTuple):
-    """The ranking of one image and the seconds its batch took."""
+    """An image as it was decoded, its ranking, and the seconds its batch took."""
 
+    image: "DecodedImage"
     ranking: "Ranking"
     seconds: float
 
 
 class Entry(NamedTuple):
-    """An image that waits: its pixels or what decodes them, who waits for it, and since when."""
+    """An image that waits: itself or what decodes it, who waits for it, and since when."""
 
-    source: "Pixels | Callable[[], Pixels]"
+    source: "DecodedImage | Callable[[], DecodedImage]"
     future: "asyncio.Future[Result]"
     arrived: float
 
@@ -73,8 +78,8 @@ class Batcher:
         for number in range(workers):
             threading.Thread(target=self._work, name=f"model-{number}", daemon=True).start()
 
-    async def submit(self, source: "Pixels | Callable[[], Pixels]") -> Result:
-        """Wait for the turn and the result of an image's pixels, or of what decodes them on the thread of the model.
+    async def submit(self, source: "DecodedImage | Callable[[], DecodedImage]") -> Result:
+        """Wait for the turn and the result of an image, or of what decodes it on the thread of the model.
 
         A cancelled caller leaves the queue.
         """
@@ -135,59 +140,61 @@ class Batcher:
             taken, alone = self._take()
             if not taken:
                 return
-            batch: list[Entry] = []
-            pixels: list[Pixels] = []
+            batch: list[tuple[Entry, DecodedImage]] = []
             # Images that come while others are decoded share their forward: a larger batch without a pause.
             while taken:
-                self._decode(taken, batch, pixels)
+                batch += self._decode(taken)
                 taken = self._take_more(self._engine.max_batch - len(batch))
                 alone = alone and not taken
             if batch:
-                self._compute(batch, pixels, alone=alone)
+                self._compute(batch, alone=alone)
 
-    def _decode(self, taken: Sequence[Entry], batch: list[Entry], pixels: "list[Pixels]") -> None:
-        """Add images with their pixels to a batch; those that cannot be decoded are answered and left out."""
+    def _decode(self, taken: Sequence[Entry]) -> "Batch":
+        """Entries with their images; those that cannot be decoded are answered and left out."""
+        batch: list[tuple[Entry, DecodedImage]] = []
         for entry in taken:
             if entry.future.done():  # its client left meanwhile
                 continue
             self._metrics.queue_wait.observe(time.perf_counter() - entry.arrived)
             try:
-                decoded = entry.source() if callable(entry.source) else entry.source
+                image = entry.source() if callable(entry.source) else entry.source
             except ServiceError as error:
                 self._answer([entry], bare(error))
             except Exception as error:  # a defect: in any case the error of this image alone
                 log.exception("An image cannot be decoded")
                 self._answer([entry], bare(error))
             else:
-                batch.append(entry)
-                pixels.append(decoded)
+                batch.append((entry, image))
+        return batch
 
-    def _compute(self, batch: Sequence[Entry], pixels: "Sequence[Pixels]", *, alone: bool) -> None:
+    def _compute(self, batch: "Batch", *, alone: bool) -> None:
         started = time.perf_counter()
         try:
             with self._watch.working():
-                rankings = self._engine.predict(pixels, alone=alone)
+                rankings = self._engine.predict([image.pixels for _, image in batch], alone=alone)
         except Exception as error:  # whatever a model raises, the thread must live on for the next batch
             self._failed(batch, error)
         else:
             self._computed(batch, rankings, time.perf_counter() - started)
 
-    def _failed(self, batch: Sequence[Entry], error: Exception) -> None:
+    def _failed(self, batch: "Batch", error: Exception) -> None:
+        entries = [entry for entry, _ in batch]
         if isinstance(error, DeviceLostError):
             self._on_device_lost(str(error))
-            self._answer(batch, ServiceError("device_lost", "The device stopped working; the service restarts."))
+            self._answer(entries, ServiceError("device_lost", "The device stopped working; the service restarts."))
         else:
             log.error("The model failed on a batch of %d", len(batch), exc_info=error)
-            self._answer(batch, bare(error))
+            self._answer(entries, bare(error))
 
-    def _computed(self, batch: "Sequence[Entry]", rankings: "Sequence[Ranking]", seconds: float) -> None:
+    def _computed(self, batch: "Batch", rankings: "Sequence[Ranking]", seconds: float) -> None:
         self._metrics.batch_size.observe(len(batch))
         self._metrics.batch_duration.observe(seconds)
-        self._answer(batch, [Result(ranking, seconds) for ranking in rankings])
+        results = [Result(image, ranking, seconds) for (_, image), ranking in zip(batch, rankings, strict=True)]
+        self._answer([entry for entry, _ in batch], results)
 
-    def _answer(self, batch: Sequence[Entry], outcome: Sequence[Result] | Exception) -> None:
+    def _answer(self, entries: Sequence[Entry], outcome: Sequence[Result] | Exception) -> None:
         def deliver() -> None:
-            for index, entry in enumerate(batch):
+            for index, entry in enumerate(entries):
                 if entry.future.done():
                     continue
                 if isinstance(outcome, Exception):

@@ -11,14 +11,15 @@ from app.inference.watch import Watch
 from app.process.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.engines.engine import Engine, Pixels, Ranking
+    from app.engines.engine import Engine, Ranking
+    from app.inference.batching import Batch
 
 
 class Feeder(Batcher):
     """Feeds the engine of a GPU from one thread; a lone image leaves at once."""
 
     def __init__(self, engine: "Engine", metrics: Metrics, on_device_lost: Callable[[str], None], watch: Watch) -> None:
-        self._flights: Flights[Sequence[Entry]] = Flights(engine, self._device_is_free, self._landed, watch.working)
+        self._flights: Flights[Batch] = Flights(engine, self._device_is_free, self._landed, watch.working)
         super().__init__(engine, metrics, on_device_lost, watch)
 
     def since(self) -> float | None:
@@ -31,16 +32,13 @@ class Feeder(Batcher):
             waiting = list(self._waiting)
             self._waiting.clear()
         self._metrics.queue_depth.dec(len(waiting))
-        for batch in (*self._flights.batches(), waiting):
-            self._answer(batch, error)
+        flying = [entry for batch in self._flights.batches() for entry, _ in batch]
+        self._answer([*flying, *waiting], error)
 
     def _work(self) -> None:
         while taken := self._take_for_device():
-            batch: list[Entry] = []
-            pixels: list[Pixels] = []
-            self._decode(taken, batch, pixels)
-            if batch:
-                self._flights.begin(batch, pixels)
+            if batch := self._decode(taken):
+                self._flights.begin(batch, [image.pixels for _, image in batch])
         self._flights.end()
 
     def _take_for_device(self) -> list[Entry]:
@@ -57,7 +55,7 @@ class Feeder(Batcher):
         with self._changed:
             self._changed.notify_all()
 
-    def _landed(self, batch: Sequence[Entry], outcome: "Sequence[Ranking] | Exception", began: float) -> None:
+    def _landed(self, batch: "Batch", outcome: "Sequence[Ranking] | Exception", began: float) -> None:
         if isinstance(outcome, Exception):
             self._failed(batch, outcome)
         else:

@@ -38,7 +38,6 @@ from app.settings import Settings
 from app.start.loader import Loader
 
 if TYPE_CHECKING:
-    from app.engines.engine import Pixels
     from app.fronts.remote import Remote
     from app.images.decoder import DecodedImage, Picture
     from app.start.served_model import ServedModel
@@ -50,6 +49,8 @@ log = logging.getLogger(__name__)
 _LONG = 2 << 20
 # How often a GPU is looked after.
 _GUARD_SECONDS = 1.0
+# What /metrics says of the build.
+_BUILD = ("service_version", "torch_version", "model_name", "model_version", "device")
 # What the process needs beside the model, bodies and pictures: batches, threads, answers.
 _RESERVE = 64 << 20
 # Enough for a photograph of a phone, whatever the container may use.
@@ -68,6 +69,7 @@ class Service:
         self.bodies = Bodies(settings.max_bytes_in_flight, self.part)
         self.watch = Watch(settings.request_timeout_seconds, self.metrics.overdue.inc)
         self.model: ServedModel | None = None
+        self._about: ModelInfo | None = None
         self._batcher: Batcher | Remote | None = None
         self._room: Room | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -128,17 +130,17 @@ class Service:
     async def classify(self, upload: Upload, picture: "Picture") -> AnyPrediction:
         """Decode one image off the event loop and wait for its turn on the model."""
         model = self.loaded()
-        if self._batcher is None or self._room is None:
+        if self._batcher is None or self._room is None or self._about is None:
             raise ServiceError("loading", "The model is being loaded; send the request again shortly.")
         stay = await self._room.enter(picture.cost.memory)
         try:
-            image, result = await self._compute(model, self._batcher, picture, stay)
+            result = await self._compute(model, self._batcher, picture, stay)
         finally:
             stay.abandon()
         self.admission.answered(picture.cost.seconds)
         self.metrics.predictions.inc()
         self.part.predicted()
-        forward_ms = result.seconds * 1000
+        image, forward_ms = result.image, result.seconds * 1000
         self._forward_ms.append(forward_ms)
         ranked = [
             RankedClass(rank=rank, class_name=model.labels[class_id], class_id=class_id, confidence=probability)
@@ -161,18 +163,13 @@ class Service:
                 file_size_bytes=len(upload.content),
                 filename=upload.filename,
             ),
-            model_info=ModelInfo(
-                model_name=model.name,
-                device=model.engine.device,
-                num_classes=len(model.labels),
-                version=model.version,
-            ),
+            model_info=self._about,
         )
         return answer if model.thresholds is None else MultiLabelPrediction.of(answer, ranked, model.thresholds)
 
     async def _compute(
         self, model: "ServedModel", batcher: "Batcher | Remote", picture: "Picture", stay: Stay
-    ) -> "tuple[DecodedImage, Result]":
+    ) -> Result:
         def decode() -> "DecodedImage":
             if not stay.begin():
                 raise ServiceError("client_closed_request", "Nobody waits for the image any more.")
@@ -189,16 +186,8 @@ class Service:
         # decoded a large one.
         lone = isinstance(batcher, Batcher) and model.workers == 1
         if isinstance(batcher, Feeder) or (lone and picture.cost.seconds > LARGE):
-            image = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
-            return image, await batcher.submit(image.pixels)
-        images: list[DecodedImage] = []
-
-        def pixels() -> "Pixels":
-            images.append(decode())
-            return images[0].pixels
-
-        result = await batcher.submit(pixels)
-        return images[0], result
+            return await batcher.submit(await asyncio.get_running_loop().run_in_executor(self._decoders, decode))
+        return await batcher.submit(decode)
 
     @property
     def overdue(self) -> int:
@@ -236,17 +225,17 @@ class Service:
         try:
             model = self._loading.model.result()
         except GpuRequiredError as error:
-            log.error("The service cannot become ready", extra={"code": error.code, "detail": error.detail})
+            self._say("The service cannot become ready", error.code, error.detail)
             self.lifecycle.gpu_missing(error.detail)
         except NotRecordedError as error:
             detail = f"The model cannot be recorded as CUDA graphs ({error}); the service begins again without them."
             log.warning("The model runs without CUDA graphs", extra={"code": "not_recorded", "detail": detail})
             self.lifecycle.begin_again("not_recorded", detail)
         except (BundleError, ServiceError) as error:
-            log.error("The model cannot be loaded", extra={"code": error.code, "detail": error.detail})
+            self._say("The model cannot be loaded", error.code, error.detail)
             self.lifecycle.bundle_refused(error.code, error.detail)
         except DeviceLostError as error:
-            log.error("The model cannot be loaded", extra={"code": "load_failed", "detail": str(error)})
+            self._say("The model cannot be loaded", "load_failed", str(error))
             self.lifecycle.device_lost(str(error))
         except Exception as error:  # whatever it is must end the process
             detail = f"Loading the model failed: {type(error).__name__}: {error}"
@@ -254,6 +243,11 @@ class Service:
             self.lifecycle.device_lost(detail)
         else:
             self._serve(model)
+
+    def _say(self, message: str, code: str, detail: str) -> None:
+        """Log why there is no model, unless the process that has the device did."""
+        if not self._loading.told:
+            log.error(message, extra={"code": code, "detail": detail})
 
     def _serve(self, model: "ServedModel") -> None:
         def lost(detail: str) -> None:
@@ -275,26 +269,17 @@ class Service:
             self._guard = loop.create_task(self._watch_device(feeder, lost))
         seconds = sum(model.load_phases.values())
         self.metrics.load_duration.set(seconds)
-        about = {
-            "service_version": __version__,
-            "torch_version": model.torch_version,
-            "model_name": model.name,
-            "model_version": model.version,
-            "device": model.engine.device,
-        }
-        details = {
-            "load_seconds": round(seconds, 3),
-            "load_phases": model.load_phases,
-            **model.described(),
-            "sha256": model.sha256,
-            "decode_mib": model.decoder.limits.memory >> 20,
-        }
-        self.metrics.build.info(about)
+        said = model.describe()
+        self._about = ModelInfo(**said)
+        # Beside the service's own version.
+        said |= {"service_version": __version__, "model_version": said.pop("version")}
+        self.metrics.build.info({name: said[name] for name in _BUILD})
+        details = {"load_seconds": round(seconds, 3), "decode_mib": model.decoder.limits.memory >> 20}
 
         def begin() -> None:
             self.lifecycle.model_loaded()
             if self.part.speaks:
-                log.info("The service is ready", extra={**about, **details})
+                log.info("The service is ready", extra={**said, **details})
 
         self.part.when_complete(begin)
 

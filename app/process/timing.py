@@ -26,9 +26,10 @@ class Phases:
         self._started = time.perf_counter()
 
     def ended(self, name: str) -> None:
-        """Note the seconds since the step before."""
+        """Add the seconds since the step before."""
         now = time.perf_counter()
-        self._seconds[name], self._started = now - self._started, now
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._started
+        self._started = now
 
     def rounded(self) -> dict[str, float]:
         """The seconds of each step, to the millisecond."""

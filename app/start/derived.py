@@ -62,21 +62,39 @@ def place(root: Path, bundle_sha256: str, settings: Settings) -> Path:
 
 def read(folder: Path, bundle_sha256: str) -> Choice:
     """What is kept in a folder, every file of it proved; a ValueError or an OSError says what is wrong with it."""
-    choice = Choice.model_validate_json((folder / FILE_NAME).read_bytes())
-    if choice.bundle_sha256 != bundle_sha256:
-        raise ValueError("it was made of another bundle")
+    choice = _glance(folder, bundle_sha256)
     for entry in choice.files:
         if manifests.sha256_of(folder / entry.file) != entry.sha256:
             raise ValueError(f"{entry.file} does not have its checksum")
     return choice
 
 
-def find(settings: Settings) -> Derived | None:
-    """The derived model that belongs to the settings, or nothing, with a line that says why."""
+def _glance(folder: Path, bundle_sha256: str) -> Choice:
+    """The same with nothing but the sizes of its files looked at: who uses them proves them."""
+    choice = Choice.model_validate_json((folder / FILE_NAME).read_bytes())
+    if choice.bundle_sha256 != bundle_sha256:
+        raise ValueError("it was made of another bundle")
+    for entry in choice.files:
+        if (folder / entry.file).stat().st_size != entry.bytes:
+            raise ValueError(f"{entry.file} does not have its checksum")
+    return choice
+
+
+def _places(settings: Settings) -> tuple[Path, Path] | None:
+    """Where derived models and the bundle are, where one is to be looked for."""
     root, directory = settings.derived_path, settings.bundle_path
     # Only where a CPU was asked for is it certain that none of its makers would have taken a GPU.
     if root is None or directory is None or settings.device != "cpu" or settings.require_gpu:
         return None
+    return root, directory
+
+
+def find(settings: Settings) -> Derived | None:
+    """The derived model that belongs to the settings, or nothing, with a line that says why."""
+    places = _places(settings)
+    if places is None:
+        return None
+    root, directory = places
     manifest, sha256 = manifests.read(directory)
     folder = place(root, sha256, settings)
     if not folder.is_dir():
@@ -94,13 +112,14 @@ def find(settings: Settings) -> Derived | None:
 
 
 def choice(settings: Settings) -> Choice | None:
-    """What the derived model that belongs to the settings was made with, where there is one in good order."""
-    root, directory = settings.derived_path, settings.bundle_path
-    if root is None or directory is None or settings.device != "cpu" or settings.require_gpu:
+    """What the derived model that belongs to the settings was made with, where there is one."""
+    places = _places(settings)
+    if places is None:
         return None
+    root, directory = places
     try:
         sha256 = manifests.read(directory)[1]
-        return read(place(root, sha256, settings), sha256)
+        return _glance(place(root, sha256, settings), sha256)
     except (BundleError, OSError, ValueError):
         return None
 
@@ -109,12 +128,13 @@ def load(settings: Settings, found: Derived, phases: dict[str, float]) -> Served
     """What OpenVINO computes, without torch; nothing where the choice was torch."""
     if found.choice.engine != "openvino":
         return None
+    phase = Phases(phases)
     import openvino
 
     from app.engines.openvino_engine import OpenVinoEngine
     from app.images.decoder import Decoder
 
-    phase = Phases(phases)
+    phase.ended("import")
     threads, choice = cpu_threads(settings), found.choice
     # Its weights are mapped: what other processes read too is there once.
     model = openvino.Core().read_model(found.folder / MODEL)

@@ -1,18 +1,16 @@
-"""Loading the model in a thread that begins before HTTP does: importing torch takes as long as everything after it."""
+"""Loading the model in a thread that begins before HTTP does."""
 
-import ctypes
+import contextlib
 import gc
 import importlib
 import importlib.util
-import os
 import sys
 import threading
-import time
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.process import lean
+from app.process.timing import Phases
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,23 +21,14 @@ if TYPE_CHECKING:
 # A model's thread asks for the interpreter between two operators, some hundred times in a forward. By default it would
 # wait 5 ms each time for a thread that imports or parses.
 _SWITCH_SECONDS = 0.0005
-# Modules that HTTP needs and that are libraries: the linker opens one at a time, and they would wait.
-_LIBRARIES = (
-    *("_multiprocessing", "_queue", "mmap", "resource"),
-    *("httptools.parser.parser", "httptools.parser.url_parser"),
-)
+# What a derived model is read and compiled by.
+_FOR_DERIVED = ("app.start.derived", "app.images.decoder", "app.engines.openvino_engine")
 
 
-def _open_torch() -> None:
-    """Have the linker open torch's own libraries while the interpreter does something else, like importing HTTP.
-
-    An import opens them too, but keeps the interpreter to itself for as long; a call of a C function does not.
-    Where they are elsewhere, or cannot be opened, the import does it and says what is wrong.
-    """
-    found = importlib.util.find_spec("torch")
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        library = Path(folder) / "lib" / "libtorch.so"
-        ctypes.CDLL(None).dlopen(ctypes.c_char_p(bytes(library)), ctypes.c_int(os.RTLD_NOW))
+def _tidy_up() -> None:
+    """Collect garbage, and spare the collector what is left between requests."""
+    gc.collect()
+    gc.freeze()
 
 
 class Loader:
@@ -50,49 +39,69 @@ class Loader:
         self._settings = settings
         # What a derived model was made for; a part of the service has fewer threads.
         self._kept_for = kept_for or settings
+        # Whether the log says already why there is no model.
+        self.told = False
+        self._phases = {"import": 0.0}
         self._begun = False
 
     def begin(self) -> None:
         """Start the thread, unless it runs already."""
-        if not self._begun:
-            self._begun = True
-            for name in _LIBRARIES:
+        if self._begun:
+            return
+        self._begun = True
+        phase = Phases(self._phases)
+        # What cannot be imported is said by the thread, to whoever waits for the model.
+        with contextlib.suppress(ImportError, OSError):
+            for name in self._at_once():
                 importlib.import_module(name)
-            sys.setswitchinterval(_SWITCH_SECONDS)
-            threading.Thread(target=self._run, name="loader", daemon=True).start()
+        phase.ended("import")
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        threading.Thread(target=self._run, name="loader", daemon=True).start()
+
+    def _at_once(self) -> tuple[str, ...]:
+        """What is imported before HTTP, not beside it: two threads that import take turns, and neither is done early.
+
+        The rest of a start with a derived model leaves the interpreter to HTTP.
+        """
+        derived = self._kept_for.derived_path and self._kept_for.device == "cpu"
+        return _FOR_DERIVED if derived and importlib.util.find_spec("openvino") else ()
 
     def _run(self) -> None:
-        started = time.perf_counter()
         # What is imported stays for good, so looking for garbage in between finds none.
         gc.disable()
         try:
-            from app.start import derived
-
-            phases = {"import": time.perf_counter() - started}
-            found = derived.find(self._kept_for)
-            kept = found and derived.load(self._settings, found, phases)
-            model = kept or self._with_torch(found, phases)
-            # The module that was converted has cycles, and would stay for good.
-            gc.collect()
-            if model.engine.device == "cuda":
-                import torch
-
-                # What the module, first runs and the engines that were tried took is free for others on the device.
-                torch.cuda.empty_cache()
-            # Nor need the collector walk through it between requests.
-            gc.freeze()
+            model = self._load()
         except Exception as error:  # it belongs to whoever waits for the model
             self.model.set_exception(error)
         else:
             self.model.set_result(model)
+            if "torch" not in sys.modules:
+                # What imports left over, for which nobody needs to wait.
+                _tidy_up()
         finally:
             gc.enable()
 
-    def _with_torch(self, found: "Derived | None", phases: dict[str, float]) -> "ServedModel":
-        started = time.perf_counter()
-        _open_torch()
+    def _load(self) -> "ServedModel":
+        phase = Phases(self._phases)
+        from app.start import derived
+
+        phase.ended("import")
+        found = derived.find(self._kept_for)
+        phase.ended("weights")
+        return (found and derived.load(self._settings, found, self._phases)) or self._with_torch(found)
+
+    def _with_torch(self, found: "Derived | None") -> "ServedModel":
+        phase = Phases(self._phases)
         with lean.imports():
             from app.start import candidates
 
-        phases["import"] += time.perf_counter() - started
-        return candidates.load(self._settings, found, phases)
+        phase.ended("import")
+        model = candidates.load(self._settings, found, self._phases)
+        # The module that was converted has cycles, and would stay for good.
+        _tidy_up()
+        if model.engine.device == "cuda":
+            import torch
+
+            # What the module, first runs and the engines that were tried took is free for others on the device.
+            torch.cuda.empty_cache()
+        return model

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from app.bundle import manifest as manifests
 from app.engines.engine import Engine
 from app.engines.selection import Trial
-from app.images.decoder import Decoder
 from app.process import cpus
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.fronts.remote_engine import RemoteEngine
+    from app.images.decoder import Decoder
 
 # Large batches hardly help a CPU, and they leave the other cores without work.
 CPU_BATCH = 4
@@ -76,14 +76,23 @@ class ServedModel(Facts):
     trials: Sequence[Trial]
     # Where what computes was read from, which was made of the bundle before; nothing where it was made now.
     derived: Path | None
-    decoder: Decoder
+    decoder: "Decoder"
     workers: int
     torch_version: str
     load_phases: dict[str, float]
 
-    def described(self) -> dict[str, Any]:
-        """The engine: what was tried, and why this one computes."""
+    def describe(self) -> dict[str, Any]:
+        """What the model is and what computes it; /model/info, the log, /metrics, health and answers say it of this."""
         return {
+            "model_name": self.name,
+            "architecture": self.architecture,
+            "version": self.version,
+            "sha256": self.sha256,
+            "num_classes": len(self.labels),
+            "image_size": self.image_size,
+            "multi_label": self.thresholds is not None,
+            "checkpoint_path": str(self.path),
+            "device": self.engine.device,
             "engine": self.engine.runtime,
             "precision": self.engine.precision,
             "engine_reason": self.reason,
@@ -98,6 +107,8 @@ class ServedModel(Facts):
                 for trial in self.trials
             ],
             "derived_model": str(self.derived) if self.derived else None,
+            "torch_version": self.torch_version,
+            "load_phases": self.load_phases,
         }
 
 

@@ -56,8 +56,15 @@ class Row(ctypes.Structure):
 class _Head(ctypes.Structure):
     key: bytes
     latest: int
+    engine: int
     shared_until: float
-    _fields_ = [("key", ctypes.c_uint8 * 16), ("latest", ctypes.c_int64), ("shared_until", ctypes.c_double)]
+    _fields_ = [
+        ("key", ctypes.c_uint8 * 16),
+        ("latest", ctypes.c_int64),
+        # The id of the process that has the device, where the workers are its front ends.
+        ("engine", ctypes.c_int64),
+        ("shared_until", ctypes.c_double),
+    ]
 
 
 def create(workers: int) -> int:
@@ -118,6 +125,15 @@ class Board:
         if place + 1 != self._head.latest:
             self._head.shared_until = until if self._head.latest else 0.0
             self._head.latest = place + 1
+
+    @property
+    def engine(self) -> int:
+        """The process that has the device; 0 where there is none."""
+        return self._head.engine
+
+    @engine.setter
+    def engine(self, process: int) -> None:
+        self._head.engine = process
 
     @property
     def shared_until(self) -> float:

@@ -48,7 +48,7 @@ def forget(folder: Path, number: int) -> None:
 
 
 class _Processes(Collector):
-    """What the supervisor and its workers take of the machine, together."""
+    """What the supervisor, its workers and the process that has the device take of the machine, together."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -56,7 +56,8 @@ class _Processes(Collector):
     def collect(self) -> Iterable[Metric]:
         """The sums."""
         found: dict[str, Metric] = {}
-        for process in (os.getppid(), *(row.process for row in self._board.rows if row.process)):
+        others = (self._board.engine, *(row.process for row in self._board.rows))
+        for process in (os.getppid(), *filter(None, others)):
             for metric in ProcessCollector(pid=partial(int, process), registry=None).collect():
                 if metric.name not in found:
                     found[metric.name] = metric

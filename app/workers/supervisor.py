@@ -86,6 +86,7 @@ class Supervisor:
         self._selector.register(reader, selectors.EVENT_READ, lambda: reader.recv(64))
         if on_gpu(self._settings):
             self._engine, self._door = engine_process.start()
+            self._board.engine = self._engine.pid
         for number in range(self._workers):
             self._start(number)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)

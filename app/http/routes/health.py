@@ -27,15 +27,7 @@ async def ready(request: Request) -> Response:
     lifecycle, model = service.lifecycle, service.model
     overdue = service.overdue
     if lifecycle.state is State.READY and model and not overdue:
-        return JSONResponse(
-            {
-                "status": "ready",
-                "model_loaded": True,
-                "model_name": model.name,
-                "device": model.engine.device,
-                "num_classes": len(model.labels),
-            }
-        )
+        return JSONResponse(Ready(status="ready", model_loaded=True, **model.describe()).model_dump())
     reason, code, detail = str(lifecycle.state), lifecycle.code, lifecycle.detail
     if lifecycle.state is State.READY:
         threads = "1 thread works" if overdue == 1 else f"{overdue} threads work"

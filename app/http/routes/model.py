@@ -14,22 +14,13 @@ async def info(request: Request) -> ModelDetails:
     service: Service = request.app.state.service
     model = service.loaded()
     return ModelDetails(
-        model_name=model.name,
-        architecture=model.architecture,
-        num_classes=len(model.labels),
-        image_size=model.image_size,
-        checkpoint_path=str(model.path),
-        device=model.engine.device,
+        **model.describe(),
         is_loaded=True,
         class_names=list(model.labels),
         performance_metrics=model.metrics,
         speed_metrics=service.speed(),
-        version=model.version,
-        multi_label=model.thresholds is not None,
         bundle=BundleInfo(name=model.name, version=model.version, sha256=model.sha256),
         release=service.settings.release_id,
-        **model.described(),
-        load_phases=model.load_phases,
     )
 
 

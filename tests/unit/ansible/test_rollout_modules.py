@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import socketserver
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from ansible.errors import AnsibleLookupError
 
+from ansible_collections.gpu_hosts.timm.app.engines.agreement import disagreement
 from ansible_collections.gpu_hosts.timm.plugins.action.bundle_info import UnreadableError, read_bundle
 from ansible_collections.gpu_hosts.timm.plugins.filter.next_step import next_step
 from ansible_collections.gpu_hosts.timm.plugins.filter.release_table import release_table
@@ -56,6 +59,20 @@ def answered(*pairs: tuple[int, float]) -> list[dict[str, Any]]:
     return [{"class_id": class_id, "class_name": f"c{class_id}", "confidence": value} for class_id, value in pairs]
 
 
+class Ranking(NamedTuple):
+    """An answer as the service's engines give it."""
+
+    class_ids: list[int]
+    probabilities: list[float]
+
+
+def rankings() -> Iterator[Ranking]:
+    """Three of four classes, the first two of them among the best."""
+    for shares in itertools.product((0.5, 0.45), (0.4, 0.47), (0.02, 0.05, 0.1), (0.0, 0.03, 0.12)):
+        best = sorted(range(4), key=lambda class_id: -shares[class_id])[:3]
+        yield Ranking(best, [shares[class_id] for class_id in best])
+
+
 class TestGolden:
     sample = Sample(path=Path("cat.jpg"), top=TOP)
 
@@ -76,6 +93,18 @@ class TestGolden:
     def test_a_class_that_fell_out_within_the_tolerance_is_none(self) -> None:
         close = Sample(path=Path("cat.jpg"), top=[TOP[0], {**TOP[1], "probability": 0.012}])
         assert compare(close, answered((3, 0.6), (2, 0.011)), 0.01) == []
+
+    def test_a_release_is_accepted_as_the_start_of_the_service_chose_its_engine(self) -> None:
+        judged: Counter[bool] = Counter()
+        for expected, actual, tolerance in itertools.product(rankings(), rankings(), (0.035, 0.055)):
+            top = [
+                {"class_id": class_id, "class_name": f"c{class_id}", "probability": probability}
+                for class_id, probability in zip(*expected, strict=True)
+            ]
+            accepted = not compare(Sample(Path("cat.jpg"), top), answered(*zip(*actual, strict=True)), tolerance)
+            assert accepted == (disagreement([expected], [actual]) <= tolerance), (expected, actual, tolerance)
+            judged[accepted] += 1
+        assert min(judged.values()) > 100
 
     def test_an_empty_answer_is_a_difference(self) -> None:
         assert compare(self.sample, [], 1.0) == ["cat.jpg: the answer has no predictions"]

@@ -4,7 +4,6 @@ Prints a line for every so many right answers, and how it ends.
 """
 
 import asyncio
-import functools
 import itertools
 import json
 import sys
@@ -20,6 +19,7 @@ from app.fronts.remote_engine import RemoteEngine
 from app.fronts.remote_loader import RemoteLoader
 from app.process.metrics import Metrics
 from app.settings import Settings
+from tests.unit.app.decoded import as_decoded
 from tests.unit.app.sleeping import answer
 
 CLIENTS = 24
@@ -44,7 +44,7 @@ async def main() -> None:
         while True:
             shade = next(shades)
             try:
-                result = await remote.submit(functools.partial(np.full, shape, shade, np.uint8))
+                result = await remote.submit(as_decoded(np.full(shape, shade, np.uint8)))
             except ServiceError as error:
                 ended[error.code] += 1
                 return

@@ -5,6 +5,7 @@ As a program it is the process that has the device, with this engine: `python -m
 
 import argparse
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -113,6 +114,8 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--first", type=float, default=0.001)
     options = parser.parse_args()
+    # As whoever loads a model has it.
+    sys.setswitchinterval(0.0005)
     engine = SleepingEngine(side=options.side, first=options.first)
     said = about(engine, options.side)
     return Device(engine, said.layout, write(said), channel.inherited(options.door), 30).run()

@@ -26,7 +26,15 @@ def test_without_a_gpu_the_proof_tries_everything_on_the_cpu_and_says_so(tmp_pat
         "host facts and access probe": "passed",
         "tests marked gpu": "passed",
         "engine beside the bound, service under load, drain": "passed",
+        "JPEGs on the GPU beside the CPU": "passed",
     }
+    by_service, by_torchvision = summary["steps"]["JPEGs on the GPU beside the CPU"]["figures"]
+    for found in (by_service, by_torchvision):
+        assert found["rate"] > 0
+        assert found["cpu_us"] > 0
+        # libjpeg-turbo in both, here.
+        assert found["largest_change"] <= 4
+        assert found["agrees"]
     [row] = summary["figures"]
     assert row["engine"] > 0
     assert row["service"]["rate"] > 0

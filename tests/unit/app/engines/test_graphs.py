@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from app.bundle.manifest import Input
+from app.engines.agreement import disagreement
 from app.engines.engine import Engine, Precision, Runtime
 from app.engines.graphs import bucket_of, buckets
-from app.engines.selection import Referee, disagreement, ways
+from app.engines.selection import Referee, ways
 from app.engines.torch_engine import TorchEngine
 from app.errors import NotRecordedError
 from tests.unit.app.gpu import Gpu, on_a_real_one, simulate, tf32

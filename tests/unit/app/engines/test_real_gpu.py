@@ -53,6 +53,18 @@ def test_the_bench_compares_with_replays_which_beat_launching_kernel_by_kernel(t
     assert row["service"]["rate"] > 0
 
 
+@pytest.mark.skipif(not (ROOT / "bench").exists(), reason="needs the checkout")
+def test_jpegs_are_decoded_on_a_gpu_and_compared_with_the_services_own(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    words = [sys.executable, "-m", "bench.jpegs", "--device", "cuda", "--small", "--batch", "6", "--seconds", "0.2"]
+    done = subprocess.run([*words, "--json", str(figures)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    by_service, by_gpu = json.loads(figures.read_text())
+    assert by_gpu["cpu_us"] < by_service["cpu_us"]
+    # Chroma that is not smoothed, but the same pictures.
+    assert by_gpu["mean_change"] < 4
+
+
 def test_recorded_forward_passes_call_no_library_that_is_stood_in_for() -> None:
     # In a process of its own: a stand-in speaks on stderr, once.
     said = fresh("""

@@ -1,6 +1,7 @@
 """The whole service with front ends, whose device sleeps or is simulated."""
 
 import os
+import resource
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,12 @@ def test_front_ends_serve_and_either_side_may_die(bundle: Path, tmp_path: Path) 
         assert server.metric("inference_predictions_total") == 10
         assert server.metric("inference_batch_size_images_sum") == 10
         assert server.metric("inference_queue_depth") == 0
+        # The process of the device counts, too.
+        [device] = processes(server, "tests.unit.app.sleeping")
+        everyone = [server.process.pid, device, *processes(server, "app.processes.worker")]
+        taken = [int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in everyone]
+        shown = server.metric("process_resident_memory_bytes") / resource.getpagesize()
+        assert abs(shown - sum(taken)) < min(taken) / 2
         # No front end needs what computes.
         for front in processes(server, "app.workers.worker"):
             assert "libtorch" not in Path(f"/proc/{front}/maps").read_text()
@@ -120,6 +127,13 @@ def test_a_model_that_cannot_be_served_ends_all_of_it(tmp_path: Path) -> None:
     code = INSTEAD.format(("-c", "raise SystemExit(65)"))
     with serve(tmp_path, code, bundle_path=tmp_path, device="cuda", workers=2) as server:
         assert server.process.wait(120) == 65
+
+
+def test_why_a_model_cannot_be_served_is_said_once(tmp_path: Path) -> None:
+    code = INSTEAD.format(("-c", SIMULATED.format("")))
+    with serve(tmp_path, code, bundle_path=tmp_path, device="cuda", workers=2) as server:
+        assert server.process.wait(120) == 65
+    assert [line["code"] for line in server.lines() if line["level"] == "error"] == ["bundle_missing"]
 
 
 @pytest.mark.gpu

@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engines.engine import Pixels
 from app.errors import DeviceLostError, ServiceError
 from app.fronts import channel
 from app.fronts.device import Device
 from app.fronts.remote import EngineError, Remote
 from app.fronts.remote_engine import RemoteEngine
 from app.fronts.slots import Layout, Slots
+from app.images.decoder import DecodedImage
 from app.inference.batching import Result
 from app.process.metrics import Metrics
+from tests.unit.app.decoded import as_decoded
 from tests.unit.app.sleeping import RANKED, SleepingEngine, answer
 from tests.unit.app.support import run, settle
 
 SIDE = 8
 
 
-def image(shade: int) -> Pixels:
-    return np.full((SIDE, SIDE, 3), shade, np.uint8)
+def image(shade: int) -> DecodedImage:
+    return as_decoded(np.full((SIDE, SIDE, 3), shade, np.uint8))
 
 
 class House:
@@ -62,7 +63,7 @@ class Front:
             RemoteEngine("torch", "cuda", "fp16", os.getpid(), mine, slots), self.metrics, self.lost.append, threads
         )
 
-    def submit(self, source: Pixels | Callable[[], Pixels]) -> "asyncio.Task[Result]":
+    def submit(self, source: DecodedImage | Callable[[], DecodedImage]) -> "asyncio.Task[Result]":
         return asyncio.ensure_future(self.remote.submit(source))
 
     def value(self, name: str) -> float:
@@ -160,7 +161,7 @@ def test_a_slot_is_given_to_nobody_while_the_device_has_it() -> None:
         front = house.front()
         decoded: list[int] = []
 
-        def decode(shade: int) -> Pixels:
+        def decode(shade: int) -> DecodedImage:
             decoded.append(shade)
             return image(shade)
 
@@ -191,7 +192,7 @@ def test_who_leaves_while_it_is_decoded_gives_its_slot_back() -> None:
         front = house.front(threads=1)
         begun, go = threading.Event(), threading.Event()
 
-        def decode() -> Pixels:
+        def decode() -> DecodedImage:
             begun.set()
             assert go.wait(20)
             return image(1)
@@ -214,11 +215,11 @@ def test_an_image_that_cannot_be_decoded_fails_alone() -> None:
         house = House(SleepingEngine(side=SIDE, first=0, each=0), slots=2)
         front = house.front()
 
-        def refuse() -> Pixels:
+        def refuse() -> DecodedImage:
             raise ServiceError("corrupted_image", "It is damaged.")
 
-        def wrong() -> Pixels:
-            return np.zeros((SIDE, SIDE + 1, 3), np.uint8)
+        def wrong() -> DecodedImage:
+            return as_decoded(np.zeros((SIDE, SIDE + 1, 3), np.uint8))
 
         for _ in range(5):
             refused, failed, well = await asyncio.gather(
@@ -228,7 +229,7 @@ def test_an_image_that_cannot_be_decoded_fails_alone() -> None:
             assert refused.code == "corrupted_image"
             assert isinstance(failed, ValueError)
             assert isinstance(well, Result)
-            assert well.ranking == answer(7)
+            assert (well.ranking, well.image.mode) == (answer(7), "RGB")
         front.remote.stop()
         house.door.close()
 

@@ -10,9 +10,11 @@ from app.bundle.manifest import Input
 from app.engines.engine import Ranking
 from app.engines.torch_engine import TorchEngine
 from app.errors import ServiceError
+from app.images.decoder import DecodedImage
 from app.inference.batching import Batcher, Result
 from app.inference.watch import Watch
 from app.process.metrics import Metrics
+from tests.unit.app.decoded import as_decoded
 from tests.unit.app.support import run, settle, wait_for
 
 SETTINGS = Input(
@@ -21,9 +23,9 @@ SETTINGS = Input(
 CLASSES = 12
 
 
-def image(number: int) -> torch.Tensor:
+def image(number: int) -> DecodedImage:
     """An image whose best class is its number."""
-    return torch.full((3, 2, 2), number, dtype=torch.uint8)
+    return as_decoded(torch.full((3, 2, 2), number, dtype=torch.uint8))
 
 
 class Model:
@@ -163,14 +165,18 @@ def test_the_thread_of_the_model_decodes_its_images() -> None:
     model = Model()
     model.gate.set()
     decoded_by: list[str] = []
+    six = image(6)
 
-    def decode() -> torch.Tensor:
+    def decode() -> DecodedImage:
         decoded_by.append(threading.current_thread().name)
-        return image(6)
+        return six
 
     async def work() -> None:
         batcher = model.batcher()
-        assert best(await batcher.submit(decode)) == 6
+        result = await batcher.submit(decode)
+        assert best(result) == 6
+        # What is known of the picture comes with the answer.
+        assert result.image is six
         batcher.stop()
 
     run(work())
@@ -182,7 +188,7 @@ def test_images_that_come_while_one_is_decoded_share_its_forward() -> None:
     model.gate.set()
     decoding, go_on = threading.Event(), threading.Event()
 
-    def slowly() -> torch.Tensor:
+    def slowly() -> DecodedImage:
         decoding.set()
         assert go_on.wait(20)
         return image(0)
@@ -205,7 +211,7 @@ def test_images_that_come_while_one_is_decoded_share_its_forward() -> None:
 def test_an_image_that_cannot_be_decoded_fails_alone() -> None:
     model = Model()
 
-    def refuse() -> torch.Tensor:
+    def refuse() -> DecodedImage:
         raise ServiceError("corrupted_image", "cut off")
 
     async def work() -> None:
@@ -231,7 +237,7 @@ def test_a_batch_of_which_nothing_can_be_decoded_reaches_no_forward() -> None:
     model = Model()
     model.gate.set()
 
-    def refuse() -> torch.Tensor:
+    def refuse() -> DecodedImage:
         raise ServiceError("corrupted_image", "cut off")
 
     async def work() -> None:

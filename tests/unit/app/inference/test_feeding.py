@@ -9,9 +9,11 @@ import torch
 from app.bundle.manifest import Input
 from app.engines.torch_engine import TorchEngine
 from app.errors import ServiceError
+from app.images.decoder import DecodedImage
 from app.inference.feeding import Feeder
 from app.inference.watch import Watch
 from app.process.metrics import Metrics
+from tests.unit.app.decoded import as_decoded
 from tests.unit.app.gpu import Gpu, simulate
 from tests.unit.app.support import run, settle, wait_for
 
@@ -21,9 +23,9 @@ SETTINGS = Input(
 CLASSES = 12
 
 
-def image(number: int) -> torch.Tensor:
+def image(number: int) -> DecodedImage:
     """An image whose best class is its number."""
-    return torch.full((2, 2, 3), number, dtype=torch.uint8).permute(2, 0, 1)
+    return as_decoded(torch.full((2, 2, 3), number, dtype=torch.uint8).permute(2, 0, 1))
 
 
 class Fed:

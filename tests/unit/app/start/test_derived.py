@@ -165,7 +165,7 @@ def test_where_torch_was_chosen_nothing_is_tried_again(bundle: Path, tmp_path: P
     loading.begin()
     model = loading.model.result()
     assert (model.engine.runtime, model.derived) == ("torch", Path(str(made["path"])))
-    assert model.described()["engine_reason"] == made["reason"]
+    assert model.describe()["engine_reason"] == made["reason"]
 
 
 def test_a_bundle_whose_labels_were_damaged_is_refused_with_it_too(bundle: Path, root: Path, tmp_path: Path) -> None:
