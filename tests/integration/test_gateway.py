@@ -46,6 +46,15 @@ def gateway(host: Host) -> dict[str, Any]:
     return found
 
 
+def seen_for(host: Host, seconds: float) -> set[int]:
+    """Return every status that the service answers with meanwhile."""
+    deadline, seen = time.monotonic() + seconds, set()
+    while time.monotonic() < deadline:
+        seen.add(get(host.port, "/health/ready")[0])
+        time.sleep(0.2)
+    return seen
+
+
 def require_seamless(old: Answers, new: Answers) -> None:
     """Require that every request is answered at the new address from the first one on that fails at the old one."""
     moved = min((item.at for item in old.failures), default=float("inf"))
@@ -132,6 +141,31 @@ def test_requests_that_wait_for_a_run_that_died_are_answered_when_the_keeper_end
     map_of(folder).write_text(f"live hold-{color}\n")
     assert post(serving.port, photograph.read_bytes())[0] == 200
     assert map_of(folder).read_text() == f"live {color}\n"
+
+
+def test_an_instance_is_reached_where_it_is_though_docker_names_the_address_of_a_dead_one_too(serving: Host) -> None:
+    """As on a full disk, where Docker cannot write down that a container died."""
+    keeper, identity, image = f"{serving.name}-keeper", serving.instance()["Id"], gateway(serving)["Image"]
+    name = f"{live_color(socket_of(serving.state_dir / 'gateway'))}-0"
+    docker("stop", "--time=1", keeper)
+    docker("kill", identity)
+    nobody = ["--detach", f"--network={serving.name}", f"--network-alias={name}", "--entrypoint=sleep"]
+    other = docker("run", *nobody, image, "600").strip()
+    try:
+        # Docker names one address now, and the gateway takes it.
+        time.sleep(3)
+        docker("start", identity)
+        assert seen_for(serving, 15) == {503}
+        docker("start", keeper)
+        deadline = time.monotonic() + 30
+        while get(serving.port, "/health/ready")[0] != 200 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        # It keeps that one too, as long as it is named.
+        assert seen_for(serving, 5) == {200}
+        assert "told it the address" in docker("logs", keeper)
+    finally:
+        docker("rm", "--force", other)
+        docker("start", keeper)
 
 
 def test_one_that_is_killed_while_it_moves_loses_nothing(

@@ -13,6 +13,10 @@ in the running gateway too, whose requests wait no longer then.
 An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when Docker has been
 silent for a while this ends; Docker starts it again, with the socket of then.
 
+On a full disk Docker cannot write down that a container died, and its resolver goes on naming the address that it had,
+beside the new one. The gateway keeps an address as long as it is named. So it is told where Docker put an instance that
+is healthy, when it has another address and nobody answers there.
+
 While a gateway makes way for another one, a file beside the map names it. When that file grows old and no gateway runs
 (the host lost its power at that moment), it is started again.
 
@@ -46,14 +50,30 @@ SIGN_OF_LIFE = "hold.alive"
 AWAY_SECONDS = 60.0
 AWAY = "gateway.away"
 KILLED = 128 + signal.SIGKILL
-# Runs in the gateway's container, because its admin socket is its user's. What HAProxy answers is a complaint.
-TELL = """
+# These run in the gateway's container, because its admin socket is its user's.
+ASK = """
 import socket, sys
-with socket.socket(socket.AF_UNIX) as connection:
-    connection.settimeout(5)
-    connection.connect("/run/haproxy/admin.sock")
-    connection.sendall(f"set map /etc/haproxy/conf/live.map live {sys.argv[1]}\\n".encode())
-    sys.exit(1 if connection.recv(4096).strip() else 0)
+def ask(words):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect("/run/haproxy/admin.sock")
+        connection.sendall(f"{words}\\n".encode())
+        return connection.makefile().read().strip()
+"""
+# What HAProxy answers is a complaint.
+TELL = f"""{ASK}
+sys.exit(1 if ask(f"set map /etc/haproxy/conf/live.map live {{sys.argv[1]}}") else 0)
+"""
+AIMED, UP_ELSEWHERE = 3, 4
+# Fields 3 to 5 are a server's name, address and state; 0 is down. One that is up is left alone, but may be down soon.
+AIM = f"""{ASK}
+backend, server, *addresses = sys.argv[1:]
+for row in map(str.split, ask(f"show servers state {{backend}}").splitlines()):
+    if row[3:4] == [server] and row[4] not in addresses:
+        if row[5] != "0":
+            sys.exit({UP_ELSEWHERE})
+        ask(f"set server {{backend}}/{{server}} addr {{addresses[0]}}")
+        sys.exit({AIMED})
 """
 TELL_SECONDS = 10.0
 
@@ -125,6 +145,11 @@ def write_map(map_file: Path, value: str) -> None:
     new.replace(map_file)
 
 
+def is_healthy(state: dict[str, Any]) -> bool:
+    """Return whether Docker's health check finds a container healthy."""
+    return bool((state.get("Health") or {}).get("Status") == "healthy")
+
+
 class Keeper:
     """Remembers since when a container has been unhealthy, and when it last tried to start one."""
 
@@ -133,6 +158,8 @@ class Keeper:
         self._service = service
         self._unhealthy_since: dict[str, float] = {}
         self._tried: dict[str, float] = {}
+        self._aimed: dict[str, tuple[str, ...]] = {}
+        self._asked: dict[str, float] = {}
         self._age = Age()
 
     def is_silent(self, sign: Path, patience: float) -> bool:
@@ -147,11 +174,34 @@ class Keeper:
     def look(self, color: str, now: float) -> list[tuple[str, str]]:
         """Act on the containers of the color; return what was done as (action, container name)."""
         done = []
-        for identity, name, state in self._containers(color):
-            action = self.decide(identity, state, now)
+        containers = self._containers(color)
+        for identity, name, container in containers:
+            action = self.decide(identity, container["State"], now)
             if action:
                 self._engine.ask("POST", f"/containers/{identity}/{action}")
                 done.append((action, name))
+        return done or self.aim(color, containers, now)
+
+    def aim(self, color: str, containers: list[tuple[str, str, dict[str, Any]]], now: float) -> list[tuple[str, str]]:
+        """Let the gateway reach each healthy instance where Docker put it; return where it had another address."""
+        done = []
+        for identity, name, container in containers:
+            network = ((container.get("NetworkSettings") or {}).get("Networks") or {}).get(self._service) or {}
+            addresses = [network[key] for key in ("IPAddress", "GlobalIPv6Address") if network.get(key)]
+            servers = [word for word in network.get("Aliases") or [] if word.startswith(f"{color}-")]
+            gateway = self._gateway_started() if addresses and servers and is_healthy(container["State"]) else ""
+            # What is right stays right until one of them starts anew.
+            starts = (gateway, container["State"].get("StartedAt", ""), *addresses)
+            if not gateway or self._aimed.get(identity) == starts:
+                continue
+            if now - self._asked.get(identity, -START_SECONDS) < START_SECONDS:
+                continue
+            self._asked[identity] = now
+            code = self._in_gateway(AIM, f"bk_{color}", servers[0].removeprefix(f"{color}-"), *addresses)
+            if code == 0:
+                self._aimed[identity] = starts
+            elif code == AIMED:
+                done.append(("aim", name))
         return done
 
     def bring_back(self, color: str) -> list[tuple[str, str]]:
@@ -162,15 +212,15 @@ class Keeper:
         done = []
         own = self._containers(color)
         # Two may not fit; the candidate of a dead run makes room, as the color did for it.
-        for identity, name, state in self._containers("green" if color == "blue" else "blue") if own else []:
-            if state["Status"] not in ("exited", "created"):
+        for identity, name, container in self._containers("green" if color == "blue" else "blue") if own else []:
+            if container["State"]["Status"] not in ("exited", "created"):
                 self._engine.ask("POST", f"/containers/{identity}/stop")
                 done.append(("stop", name))
-        for identity, name, state in own:
-            if state["Status"] in ("exited", "created"):
+        for identity, name, container in own:
+            if container["State"]["Status"] in ("exited", "created"):
                 self._engine.ask("POST", f"/containers/{identity}/start")
                 done.append(("start", name))
-        if own and all((state.get("Health") or {}).get("Status") == "healthy" for _, _, state in own) and not done:
+        if own and all(is_healthy(container["State"]) for _, _, container in own) and not done:
             done.append(("live", color))
         return done
 
@@ -185,30 +235,43 @@ class Keeper:
 
     def tell_gateway(self, color: str) -> None:
         """Let the running gateway send requests to the color, those that wait in it too: a reload would lose them."""
-        words = {"Cmd": ["python3", "-c", TELL, color]}
-        command = self._engine.ask("POST", f"/containers/{self._service}-gateway/exec", words)["Id"]
+        if self._in_gateway(TELL, color) != 0:
+            raise EngineError(f"{self._service}-gateway did not take {color} as the live color.")
+
+    def _gateway_started(self) -> str:
+        """Return when the gateway was started last, '' when it does not run."""
+        try:
+            state = self._inspect(f"{self._service}-gateway")["State"]
+        except SilentError:
+            raise
+        except EngineError:
+            return ""
+        return str(state["StartedAt"]) if state.get("Running") and not state.get("Paused") else ""
+
+    def _in_gateway(self, program: str, *words: str) -> int | None:
+        """Run a program in the gateway's container; return its exit code, None when it takes too long."""
+        run = {"Cmd": ["python3", "-c", program, *words]}
+        command = self._engine.ask("POST", f"/containers/{self._service}-gateway/exec", run)["Id"]
         self._engine.ask("POST", f"/exec/{command}/start", {"Detach": True})
         deadline = time.monotonic() + TELL_SECONDS
+        code: int | None
         while (code := self._engine.ask("GET", f"/exec/{command}/json")["ExitCode"]) is None:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)
-        if code != 0:
-            raise EngineError(f"{self._service}-gateway did not take {color} as the live color.")
+        return code
 
     def _containers(self, color: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return id, name and state of the color's containers."""
+        """Return id, name and inspection of the color's containers."""
         labels = [f"inference-service.name={self._service}", "inference-service.instance"]
         filters = quote(json.dumps({"label": labels}))
-        return [
-            (entry["Id"], str(entry["Names"][0]).lstrip("/"), self._state(entry["Id"]))
-            for entry in self._engine.ask("GET", f"/containers/json?all=true&filters={filters}")
-            if color in map(entry["Labels"].get, COLOR_LABELS)
-        ]
+        listed = self._engine.ask("GET", f"/containers/json?all=true&filters={filters}")
+        found = [entry for entry in listed if color in map(entry["Labels"].get, COLOR_LABELS)]
+        return [(entry["Id"], str(entry["Names"][0]).lstrip("/"), self._inspect(entry["Id"])) for entry in found]
 
-    def _state(self, identity: str) -> dict[str, Any]:
-        state: dict[str, Any] = self._engine.ask("GET", f"/containers/{identity}/json")["State"]
-        return state
+    def _inspect(self, identity: str) -> dict[str, Any]:
+        inspected: dict[str, Any] = self._engine.ask("GET", f"/containers/{identity}/json")
+        return inspected
 
     def decide(self, identity: str, state: dict[str, Any], now: float) -> str:
         """Return `start`, `restart` or '' for a container's state as `docker inspect` shows it."""
@@ -239,6 +302,7 @@ def say(level: str, detail: str) -> None:
 WORDS = {
     "start": "{} was not running: started it.",
     "restart": "{} was unhealthy for a minute: restarted it.",
+    "aim": "The gateway did not reach {} where Docker put it: told it the address.",
     "stop": "{} is the candidate of a run that died: stopped it.",
     "live": "A run died while it replaced the instance: {} serves again. Run the playbook again for the new release.",
 }

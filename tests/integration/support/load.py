@@ -209,9 +209,9 @@ class SteadyClient(Answers):
     WORKERS = 64
     IDLE_SECONDS = 5
 
-    def __init__(self, port: int, photograph: Path, per_second: float) -> None:
+    def __init__(self, port: int, photograph: Path, per_second: float, address: str = "127.0.0.1") -> None:
         super().__init__()
-        self._port = port
+        self._address, self._port = address, port
         content = photograph.read_bytes()
         self._small = multipart(content)
         # What follows the end of a JPEG is carried, and ignored.
@@ -247,7 +247,7 @@ class SteadyClient(Answers):
         fresh = number % 2 == 1
         large = number % self.UPLOAD_EVERY < 2 and (number // self.UPLOAD_EVERY) % 2 == number % 2
         connection = None if fresh else self._take()
-        connection = connection or http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = connection or http.client.HTTPConnection(self._address, self._port, timeout=60)
         body, content_type = self._large if large else self._small
         answer, keep = ask(connection, body, content_type, fresh, pause=0.025 if large else 0)
         late = answer.at - tick

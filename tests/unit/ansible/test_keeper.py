@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils import gateway_replace
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import LABEL_COLOR, LABEL_COLOR_BEFORE
 from roles.gateway.files.keeper import (
+    AIMED,
     ALIVE_SECONDS,
     AWAY,
     AWAY_SECONDS,
@@ -24,6 +25,7 @@ from roles.gateway.files.keeper import (
     HANG_SECONDS,
     SIGN_OF_LIFE,
     START_SECONDS,
+    UP_ELSEWHERE,
     Engine,
     EngineError,
     Keeper,
@@ -174,6 +176,7 @@ class Machine(Answering):
 
     states: dict[str, dict[str, Any]]
     asked: list[str]
+    codes: ClassVar[list[int]] = []
 
     def do_GET(self) -> None:
         if self.path.startswith("/containers/json"):
@@ -182,15 +185,18 @@ class Machine(Answering):
             listed = [(name, {"inference-service.color": name}) for name in found]
             self.answer(200, [{"Id": name, "Names": [f"/svc-{name}-0-api-1"], "Labels": it} for name, it in listed])
         elif self.path == "/exec/command/json":
-            self.answer(200, {"ExitCode": 1 if self.states.get("gateway_refuses") else 0})
+            refused = 1 if self.states.get("gateway_refuses") else 0
+            self.answer(200, {"ExitCode": self.codes.pop(0) if self.codes else refused})
+        elif (state := self.states.get(self.path.split("/")[2])) is None:
+            self.answer(404, None)
         else:
-            self.answer(200, {"State": self.states[self.path.split("/")[2]]})
+            self.answer(200, {"State": state, "NetworkSettings": {"Networks": state.get("networks")}})
 
     def do_POST(self) -> None:
         name, action = self.path.split("/")[2:]
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if action == "exec":
-            self.asked.append(f"exec {name} {json.loads(sent)['Cmd'][-1]}")
+            self.asked.append(f"exec {name} {' '.join(json.loads(sent)['Cmd'][3:])}")
             self.answer(500 if self.states.get("gateway_fails") else 201, {"Id": "command"})
             return
         if name == "command":
@@ -357,6 +363,64 @@ class TestGatewayAway:
         del states["gateway_fails"]
         assert look_after(keeper, map_file) == [("start", "svc-gateway")]
         assert asked == ["start former", "start former"]
+
+
+class TestAddress:
+    """Docker's resolver may go on naming the address of a container that died; the gateway keeps that one then."""
+
+    @pytest.fixture
+    def states(self) -> dict[str, dict[str, Any]]:
+        networks = {"svc": {"IPAddress": "192.0.2.7", "GlobalIPv6Address": "", "Aliases": ["api", "blue-0"]}}
+        return {
+            "blue": {**HEALTHY, "StartedAt": "1", "networks": networks},
+            "svc-gateway": {"Status": "running", "Running": True, "StartedAt": "1"},
+        }
+
+    @pytest.fixture
+    def codes(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """What the program in the gateway ends with, one after the other, then 0."""
+        left: list[int] = []
+        monkeypatch.setattr(Machine, "codes", left)
+        return left
+
+    def test_the_gateway_is_asked_once_for_each_start_of_either(self, machine: Any, states: dict[str, Any]) -> None:
+        keeper, asked = machine
+        for now in range(0, 100, 2):
+            assert keeper.look("blue", now) == []
+        assert asked == ["exec svc-gateway bk_blue 0 192.0.2.7"]
+        for number, name in enumerate(("blue", "svc-gateway"), 2):
+            states[name]["StartedAt"] = str(number)
+            assert keeper.look("blue", number * 100) == keeper.look("blue", number * 100 + 50) == []
+            assert len(asked) == number
+
+    @pytest.mark.parametrize("codes_first", [[AIMED], [UP_ELSEWHERE, AIMED], [1, AIMED]])
+    def test_an_address_that_it_did_not_have_is_told_and_asked_for_again(
+        self, machine: Any, codes: list[int], codes_first: list[int]
+    ) -> None:
+        keeper, asked = machine
+        codes += codes_first
+        done = [what for now in range(0, 100, 2) for what in keeper.look("blue", now)]
+        assert done == [("aim", "svc-blue-0-api-1")]
+        assert len(asked) == len(codes_first) + 1
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            {"blue": {**HEALTHY, "Health": {"Status": "starting"}}},
+            {"svc-gateway": {"Status": "exited", "Running": False, "StartedAt": "1"}},
+            {"svc-gateway": {"Status": "paused", "Running": True, "Paused": True, "StartedAt": "1"}},
+        ],
+    )
+    def test_nobody_is_asked_while_one_of_them_is_not_there(
+        self, machine: Any, states: dict[str, Any], trouble: dict[str, Any]
+    ) -> None:
+        keeper, asked = machine
+        for name, state in trouble.items():
+            states[name].update(state)
+        assert keeper.look("blue", 0) == []
+        del states["svc-gateway"]
+        assert keeper.look("blue", 50) == []
+        assert asked == []
 
 
 def test_it_ends_when_the_engine_is_gone_for_good_and_says_why_once(
