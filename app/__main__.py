@@ -11,7 +11,6 @@ from app.process import logs
 from app.process.again import begin_again
 from app.process.lifecycle import EXIT_AGAIN, EXIT_OK, EXIT_SETTINGS
 from app.start.loader import Loader
-from app.workers import number, supervisor
 
 log = logging.getLogger("app")
 
@@ -34,10 +33,10 @@ def main() -> int:
         return EXIT_SETTINGS
     log.info("The service starts", extra={"version": __version__, "host": configured.host, "port": configured.port})
     if configured.workers != 1:
-        from app.processes import number
+        from app.workers import number
 
         if (workers := number.workers(configured)) > 1:
-            from app.processes import supervisor
+            from app.workers import supervisor
 
             exit_code = supervisor.run(configured, workers)
             log.info("The service ends", extra={"exit_code": exit_code})

@@ -5,18 +5,22 @@ has nothing of the image at hand); a test holds the two together.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from app.engines.engine import Ranking
+from typing import NamedTuple
 
 
-def disagreement(expected: "Sequence[Ranking]", actual: "Sequence[Ranking]") -> float:
+class Ranking(NamedTuple):
+    """The best classes of one image, best first."""
+
+    class_ids: list[int]
+    probabilities: list[float]
+
+
+def disagreement(expected: Sequence[Ranking], actual: Sequence[Ranking]) -> float:
     """The largest change of a probability; infinite when a best class changed."""
     return max((_change(*pair) for pair in zip(expected, actual, strict=True)), default=0.0)
 
 
-def _change(reference: "Ranking", ranking: "Ranking") -> float:
+def _change(reference: Ranking, ranking: Ranking) -> float:
     if reference.class_ids[0] != ranking.class_ids[0]:
         return float("inf")
     found = dict(zip(ranking.class_ids, ranking.probabilities, strict=True))

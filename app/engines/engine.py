@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from app.engines.agreement import Ranking
 
 # An image as models get it: rows, columns, three colors.
 type Pixels = NDArray[np.uint8]
@@ -18,13 +20,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 LUMA = (0.299, 0.587, 0.114)
 # An image that takes one core this long is always faster on all of them.
 LARGE_SECONDS = 0.03
-
-
-class Ranking(NamedTuple):
-    """The best classes of one image, best first."""
-
-    class_ids: list[int]
-    probabilities: list[float]
 
 
 class Engine(ABC):

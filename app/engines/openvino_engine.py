@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from app.engines.engine import LARGE_SECONDS, Engine, NotBuiltError, Pixels, Precision, Ranking
+from app.engines.agreement import Ranking
+from app.engines.engine import LARGE_SECONDS, Engine, NotBuiltError, Pixels, Precision
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 # OpenVINO fills a table of number formats at its first use, and two threads that come to it at once, one with the

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from app.engines.agreement import disagreement
-from app.engines.engine import LARGE_SECONDS, Build, Engine, NotBuiltError, Pixels, Precision, Ranking, Runtime
+from app.engines.agreement import Ranking, disagreement
+from app.engines.engine import LARGE_SECONDS, Build, Engine, NotBuiltError, Pixels, Precision, Runtime
 from app.errors import BundleError
 from app.process.timing import shortest
 

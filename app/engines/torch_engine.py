@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from app.bundle.manifest import TOP_K, Activation, Input
 from app.engines import folding
-from app.engines.engine import LARGE_SECONDS, LUMA, Engine, Pixels, Precision, Ranking
+from app.engines.agreement import Ranking
+from app.engines.engine import LARGE_SECONDS, LUMA, Engine, Pixels, Precision
 from app.engines.graphs import IN_FLIGHT, GraphRunner, buckets
 from app.errors import BundleError, DeviceLostError, GpuRequiredError
 from app.process.timing import shortest

@@ -19,7 +19,8 @@ from app.inference.flights import Flights
 from app.process.lifecycle import EXIT_DEVICE, EXIT_OK
 
 if TYPE_CHECKING:
-    from app.engines.engine import Engine, Ranking
+    from app.engines.agreement import Ranking
+    from app.engines.engine import Engine
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.engines.engine import Ranking
+from app.engines.agreement import Ranking
 from app.errors import ServiceError
 from app.fronts import channel as channels
 from app.fronts.remote_engine import RemoteEngine

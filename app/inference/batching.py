@@ -14,7 +14,8 @@ from app.process import cpus
 from app.process.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.engines.engine import Engine, Ranking
+    from app.engines.agreement import Ranking
+    from app.engines.engine import Engine
     from app.images.decoder import DecodedImage
 
     # Images of one forward, each with who waits for it.

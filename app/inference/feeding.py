@@ -11,7 +11,8 @@ from app.inference.watch import Watch
 from app.process.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.engines.engine import Engine, Ranking
+    from app.engines.agreement import Ranking
+    from app.engines.engine import Engine
     from app.inference.batching import Batch
 
 

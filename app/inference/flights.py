@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from app.engines.engine import Engine, Pixels, Ranking
+    from app.engines.agreement import Ranking
+    from app.engines.engine import Engine, Pixels
 
 
 @dataclass(eq=False)

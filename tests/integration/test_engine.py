@@ -114,7 +114,7 @@ def test_with_live_restore_an_engine_that_is_away_costs_no_answer(lab: Lab, phot
 def test_on_a_full_disk_an_instance_that_dies_serves_again(lab: Lab, photograph: Path) -> None:
     machine = lab[HOST]
     print(machine.sh(FILL))
-    rounds = []
+    rounds: list[tuple[float, float, str]] = []
     with LoadClient(PORT, photograph, 0.1, machine.address) as client:
         time.sleep(CALM_SECONDS)
         assert client.failures == []

@@ -9,7 +9,8 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
@@ -17,16 +18,9 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import MAP_PATH, map_of, socket_of
 
 
-class Module(Protocol):
-    """A file of plugins/modules."""
-
-    @staticmethod
-    def main() -> None:
-        """Run it."""
-
-
-def run_module(module: Module, check: bool = False, **arguments: Any) -> dict[str, Any]:
-    """Return what a module answers; an answer with `failed` is that of one that failed."""
+def run_module(module: ModuleType, **arguments: Any) -> dict[str, Any]:
+    """Return what a module answers, in check mode with `check`; an answer with `failed` is that of one that failed."""
+    check = arguments.pop("check", False)
     printed = io.StringIO()
     with (
         patch_module_args({**arguments, "_ansible_check_mode": check}),

@@ -74,7 +74,7 @@ class TestSwitch:
 
 class TestMend:
     def mend(self, gateway: Gateway, word: str, check: bool = False) -> dict[str, Any]:
-        return run_module(gateway_mend, check, state_dir=str(gateway.state_dir), word=word)
+        return run_module(gateway_mend, check=check, state_dir=str(gateway.state_dir), word=word)
 
     def test_what_differs_is_written_and_no_more(self, gateway: Gateway) -> None:
         assert self.mend(gateway, "blue")["changed"] is False
@@ -98,7 +98,7 @@ class TestMend:
 class TestDrain:
     def drain(self, gateway: Gateway, state: str, check: bool = False, timeout: int = 0) -> dict[str, Any]:
         return run_module(
-            gateway_drain, check, state_dir=str(gateway.state_dir), state=state, notice=0, timeout=timeout
+            gateway_drain, check=check, state_dir=str(gateway.state_dir), state=state, notice=0, timeout=timeout
         )
 
     def test_a_host_is_drained_and_serves_again(self, gateway: Gateway) -> None:

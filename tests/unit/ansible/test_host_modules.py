@@ -228,7 +228,7 @@ class TestServiceNetwork:
 
 class TestStateFolder:
     def run(self, folder: Path, state: str, check: bool = False) -> dict[str, Any]:
-        return run_module(state_folder, check, state_dir=str(folder), name="svc", state=state)
+        return run_module(state_folder, check=check, state_dir=str(folder), name="svc", state=state)
 
     def test_it_is_marked_once_and_purged_of_what_is_the_services(self, tmp_path: Path) -> None:
         folder = tmp_path / "state"

@@ -15,12 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from ansible.errors import AnsibleLookupError
 
-from ansible_collections.gpu_hosts.timm.app.engines.agreement import disagreement
+from ansible_collections.gpu_hosts.timm.app.engines.agreement import Ranking, disagreement
 from ansible_collections.gpu_hosts.timm.plugins.action.bundle_info import UnreadableError, read_bundle
 from ansible_collections.gpu_hosts.timm.plugins.filter.next_step import next_step
 from ansible_collections.gpu_hosts.timm.plugins.filter.release_table import release_table
@@ -57,13 +57,6 @@ TOP = [
 
 def answered(*pairs: tuple[int, float]) -> list[dict[str, Any]]:
     return [{"class_id": class_id, "class_name": f"c{class_id}", "confidence": value} for class_id, value in pairs]
-
-
-class Ranking(NamedTuple):
-    """An answer as the service's engines give it."""
-
-    class_ids: list[int]
-    probabilities: list[float]
 
 
 def rankings() -> Iterator[Ranking]:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from app.bundle.manifest import Input
-from app.engines.engine import Engine, Pixels, Ranking
+from app.engines.agreement import Ranking
+from app.engines.engine import Engine, Pixels
 from app.fronts import channel
 from app.fronts.device import Device
 from app.fronts.remote_model import About, write

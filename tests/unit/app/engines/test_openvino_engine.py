@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from app.bundle.manifest import Activation, Input
+from app.engines.agreement import Ranking
 from app.engines.conversion import convert
-from app.engines.engine import NotBuiltError, Pixels, Ranking
+from app.engines.engine import NotBuiltError, Pixels
 from app.engines.openvino_engine import OpenVinoEngine
 from app.engines.torch_engine import TorchEngine
 from tests.unit.app.support import timm_model

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.bundle.manifest import GOLDEN_PIXELS, Input
-from app.engines.agreement import disagreement
-from app.engines.engine import Build, Engine, NotBuiltError, Pixels, Precision, Ranking, Runtime
+from app.engines.agreement import Ranking, disagreement
+from app.engines.engine import Build, Engine, NotBuiltError, Pixels, Precision, Runtime
 from app.engines.selection import Referee, Selection, WantedPrecision, WantedRuntime, Way, ways
 from app.errors import BundleError
 from app.images.decoder import Decoder

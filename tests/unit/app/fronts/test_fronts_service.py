@@ -57,7 +57,7 @@ def test_front_ends_serve_and_either_side_may_die(bundle: Path, tmp_path: Path) 
         assert server.metric("inference_queue_depth") == 0
         # The process of the device counts, too.
         [device] = processes(server, "tests.unit.app.sleeping")
-        everyone = [server.process.pid, device, *processes(server, "app.processes.worker")]
+        everyone = [server.process.pid, device, *processes(server, "app.workers.worker")]
         taken = [int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in everyone]
         shown = server.metric("process_resident_memory_bytes") / resource.getpagesize()
         assert abs(shown - sum(taken)) < min(taken) / 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.bundle.manifest import Input
-from app.engines.engine import Ranking
+from app.engines.agreement import Ranking
 from app.engines.torch_engine import TorchEngine
 from app.errors import ServiceError
 from app.images.decoder import DecodedImage
