@@ -109,8 +109,8 @@ class Settings(BaseSettings):
     orientation: Literal["apply", "ignore"] = Field(
         default="apply", description="Whether pictures whose tag says that they are stored turned are made upright."
     )
-    workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=256)], BeforeValidator(_whole)] = Field(
-        default=1, description="Processes that serve; auto takes as many as are worth it."
+    workers: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=256)] | None, BeforeValidator(_whole)] = Field(
+        default=None, description="Processes that serve: auto takes as many as are worth it, unset means auto on a CPU."
     )
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads that compute the model; 0 means every CPU available."

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
+from app.engines.agreement import Ranking
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from app.engines.agreement import Ranking
 
 # An image as models get it: rows, columns, three colors.
 type Pixels = NDArray[np.uint8]

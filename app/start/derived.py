@@ -111,15 +111,15 @@ def find(settings: Settings) -> Derived | None:
     return Derived(folder, choice, _facts(directory, manifest, sha256))
 
 
-def choice(settings: Settings) -> Choice | None:
-    """What the derived model that belongs to the settings was made with, where there is one."""
+def choice(settings: Settings, *, proved: bool = False) -> Choice | None:
+    """What the derived model that belongs to the settings was made with, where there is one; `proved`: that is whole."""
     places = _places(settings)
     if places is None:
         return None
     root, directory = places
     try:
         sha256 = manifests.read(directory)[1]
-        return _glance(place(root, sha256, settings), sha256)
+        return (read if proved else _glance)(place(root, sha256, settings), sha256)
     except (BundleError, OSError, ValueError):
         return None
 

@@ -20,21 +20,28 @@ _WORKER_BYTES = 192 << 20
 
 def workers(settings: Settings) -> int:
     """How many workers serve; 1 is this process alone."""
-    if settings.workers == 1:
-        return 1
+    asked = settings.workers if isinstance(settings.workers, int) else None
     if on_gpu(settings):
-        return settings.workers if settings.workers != "auto" else max(1, (cpus.available() - 1) // _CORES)
-    choice = derived.choice(settings)
-    if choice is None:
-        if settings.workers != "auto":
-            detail = (
-                f"API_WORKERS is {settings.workers}, and there is no derived model that they could share; one process "
-                "serves. Set API_DEVICE to cpu and API_DERIVED_PATH to where `python -m app.derive` keeps it."
-            )
-            log.warning("The service is one process", extra={"code": "one_process", "detail": detail})
+        # Front ends must be asked for: what they gain has not been measured on a real GPU.
+        return asked or (max(1, (cpus.available() - 1) // _CORES) if settings.workers == "auto" else 1)
+    if asked == 1:
         return 1
-    if settings.workers != "auto":
-        return settings.workers
+    choice = derived.choice(settings)
+    number = (asked or _worth_it(settings, choice)) if choice else 1
+    # Each would convert by itself what is damaged.
+    if choice and (number == 1 or derived.choice(settings, proved=True)):
+        return number
+    if asked:
+        detail = (
+            f"API_WORKERS is {asked}, and there is no derived model that they could share; one process serves. Set "
+            "API_DEVICE to cpu and API_DERIVED_PATH to where `python -m app.derive` keeps it."
+        )
+        log.warning("The service is one process", extra={"code": "one_process", "detail": detail})
+    return 1
+
+
+def _worth_it(settings: Settings, choice: derived.Choice) -> int:
+    """How many workers answer more than one process does."""
     # What takes a core that long is computed on all of them when it comes alone, which one process can do.
     threads = cpu_threads(settings)
     large = choice.seconds * threads > LARGE_SECONDS

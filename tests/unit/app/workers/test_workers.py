@@ -255,6 +255,15 @@ def alive(processes: list[int]) -> list[int]:
     return [process for process in processes if Path(f"/proc/{process}/cmdline").exists()]
 
 
+def test_workers_on_one_core_each_share_what_was_made_for_all_of_them(bundle: Path, tmp_path: Path) -> None:
+    everything = ASKED | {"torch_threads": 0}
+    root = tmp_path / "derived"
+    derive.derive(Settings(bundle_path=bundle, derived_path=root, **everything))
+    with two(tmp_path, bundle, root, torch_threads=0) as server:
+        assert server.get("/api/v1/model/info").json()["derived_model"]
+        assert "derived_missing" not in server.log.read_text()
+
+
 def test_as_many_processes_as_are_worth_it(
     bundle: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -271,14 +280,14 @@ def test_as_many_processes_as_are_worth_it(
     choice = derived.choice(asked())
     assert choice
 
-    def automatic(seconds: float = 0.002, engine: str = "openvino", gib: int = 8) -> int:
-        monkeypatch.setattr(
-            derived, "choice", lambda _: choice.model_copy(update={"seconds": seconds, "engine": engine})
-        )
+    def automatic(seconds: float = 0.002, engine: str = "openvino", gib: int = 8, workers: str | None = "auto") -> int:
+        changed = choice.model_copy(update={"seconds": seconds, "engine": engine})
+        monkeypatch.setattr(derived, "choice", lambda _, proved=False: changed)
         monkeypatch.setattr(memory, "limit", lambda: gib << 30)
-        return number.workers(asked(workers="auto"))
+        return number.workers(asked(workers=workers))
 
     assert automatic() == 2
+    assert automatic(workers=None) == 2
     # Each needs memory for its model and a large picture.
     assert automatic(gib=1) == 1
     # An image that is worth all cores gets them.
@@ -286,9 +295,22 @@ def test_as_many_processes_as_are_worth_it(
     assert automatic(engine="torch") == 1
 
 
+def test_what_is_damaged_is_converted_by_one_process_only(
+    bundle: Path, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = shutil.copytree(root, tmp_path / "derived")
+    asked = Settings(**{"bundle_path": bundle, "derived_path": copied, **ASKED, "workers": 2})
+    assert number.workers(asked) == 2
+    with next(copied.glob(f"*/{derived.WEIGHTS}")).open("r+b") as weights:
+        weights.write(b"?" * 64)
+    assert number.workers(asked) == 1
+    assert [record.__dict__["code"] for record in caplog.records] == ["one_process"]
+
+
 def test_the_number_of_workers_is_a_number_or_auto() -> None:
     assert Settings.model_validate({"workers": "3"}).workers == 3
     assert Settings.model_validate({"workers": "auto"}).workers == "auto"
+    assert Settings.model_validate({}).workers is None
     for wrong in ("0", "many", "-1", "1.5"):
         with pytest.raises(ValueError, match="workers"):
             Settings.model_validate({"workers": wrong})
