@@ -112,7 +112,7 @@ def find(settings: Settings) -> Derived | None:
 
 
 def choice(settings: Settings, *, proved: bool = False) -> Choice | None:
-    """What the derived model that belongs to the settings was made with, where there is one; `proved`: that is whole."""
+    """What the derived model that belongs to the settings was made with, where there is one; whole, if `proved`."""
     places = _places(settings)
     if places is None:
         return None

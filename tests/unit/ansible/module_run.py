@@ -80,7 +80,8 @@ class Gateway:
             for name, up in servers.items():
                 state = "UP,0,0,L7OK" if up else "DOWN,0,0,* L4CON"
                 lines.append(f"bk_{color},{name},0,0,{state},172.18.0.2:8000,")
-            lines.append(f"bk_{color},BACKEND,0,{self.busy},UP,{self.answers[color]},20,,,")
+            serves = "UP" if any(servers.values()) else "DOWN"
+            lines.append(f"bk_{color},BACKEND,0,{self.busy},{serves},{self.answers[color]},20,,,")
         return "\n".join(lines) + "\n\n"
 
     @contextlib.contextmanager

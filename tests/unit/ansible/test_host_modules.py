@@ -347,11 +347,14 @@ class TestTools:
         settings = {"cpus": "2", "memory": "2g", "pids": "64", "env": {"API_DERIVED_PATH": "/app/derived"}}
         return {**DESIRED, "settings": settings}
 
-    def test_a_derived_model_is_made_or_its_lack_is_a_warning(self, tmp_path: Path, docker: Docker) -> None:
+    def test_a_derived_model_is_made_or_its_lack_is_a_warning(
+        self, tmp_path: Path, docker: Docker, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         arguments = {"state_dir": str(tmp_path), "release": self.release(), "models": "/app/models"}
         done = run_module(derived_model, **arguments)
         assert done["changed"] is False
-        assert "No derived model: Cannot connect to the Docker daemon." in str(done["warnings"])
+        # In the controller's own process Ansible shows a warning at once, in lines of its own.
+        assert "No derived model: Cannot connect to the Docker daemon." in " ".join(capsys.readouterr().err.split())
         docker.says("run", '{"made": true, "engine": "openvino", "precision": "fp32", "reason": "It is faster."}\n')
         done = run_module(derived_model, **arguments)
         assert (done["changed"], done["engine"], done["reason"]) == (True, "openvino in fp32", "It is faster.")
