@@ -29,11 +29,11 @@ def test_without_a_gpu_the_proof_tries_everything_on_the_cpu_and_says_so(tmp_pat
         "JPEGs on the GPU beside the CPU": "passed",
     }
     by_service, by_torchvision = summary["steps"]["JPEGs on the GPU beside the CPU"]["figures"]
-    for found in (by_service, by_torchvision):
+    # libjpeg-turbo decodes for both here, and torchvision resizes in a way of its own.
+    for found, most in ((by_service, 4), (by_torchvision, 8)):
         assert found["rate"] > 0
         assert found["cpu_us"] > 0
-        # libjpeg-turbo in both, here.
-        assert found["largest_change"] <= 4
+        assert found["largest_change"] <= most
         assert found["agrees"]
     [row] = summary["figures"]
     assert row["engine"] > 0

@@ -258,6 +258,7 @@ def alive(processes: list[int]) -> list[int]:
 def test_workers_on_one_core_each_share_what_was_made_for_all_of_them(bundle: Path, tmp_path: Path) -> None:
     everything = ASKED | {"torch_threads": 0}
     root = tmp_path / "derived"
+    root.mkdir()
     derive.derive(Settings(bundle_path=bundle, derived_path=root, **everything))
     with two(tmp_path, bundle, root, torch_threads=0) as server:
         assert server.get("/api/v1/model/info").json()["derived_model"]
