@@ -213,6 +213,10 @@ FACTS = {
         "roles/gateway/files/keeper.py",
         "roles/gateway/vars/main.yml",
     ],
+    r"/var/lib/timm-classifier\b": [
+        "roles/inference_service/defaults/main.yml",
+        "roles/inference_service/meta/argument_specs.yml",
+    ],
     # The name of the service and of its image are two facts with one value.
     r"(?<!registry\.example/)\btimm-classifier\b": [
         "roles/inference_image/defaults/main.yml",
