@@ -8,17 +8,11 @@ import os
 import pty
 import shlex
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.parsing.dataloader import DataLoader
-from ansible.playbook.play_context import PlayContext
-from ansible.playbook.task import Task
-from ansible.plugins.loader import action_loader, connection_loader
-from ansible.template import Templar
 
 from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import (
     Answer,
@@ -26,6 +20,7 @@ from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.host_script import 
     next_step,
     read_answer,
 )
+from tests.unit.ansible.action_run import run_action
 
 MARKER, HALVES = "AAAABBBB", ("AAAA", "BBBB")
 # Greets, says three things of which one is empty, complains twice, and ends with 3.
@@ -149,24 +144,6 @@ def over_a_terminal(command: str, first: str = "\r\n") -> tuple[int, bytes, byte
             pass
     os.close(ours)
     return process.returncode, bytes(said), GOOD_BYE.encode()
-
-
-def run_action(name: str, transport: Callable[[str], tuple[int, bytes, bytes]], **arguments: Any) -> dict[str, Any]:
-    """Run an action of ours as Ansible does, over a connection that behaves like the transport."""
-    context, loader = PlayContext(), DataLoader()
-    connection = connection_loader.get("local", context)
-    connection.exec_command = lambda command, **_: transport(command)
-    full_name = f"gpu_hosts.timm.{name}"
-    action = action_loader.get(
-        full_name,
-        task=Task.load({"name": "Try it", full_name: arguments}),
-        connection=connection,
-        play_context=context,
-        loader=loader,
-        templar=Templar(loader),
-        shared_loader_obj=None,
-    )
-    return dict(action.run(task_vars={"inventory_hostname": "gpu-1"}))
 
 
 @pytest.fixture
