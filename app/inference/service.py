@@ -28,6 +28,7 @@ from app.http.uploads import Upload
 from app.images import appraisal
 from app.inference.admission import LARGE, Admission
 from app.inference.batching import Batcher, Result
+from app.inference.decoding import Decoding
 from app.inference.feeding import Feeder
 from app.inference.part import Part
 from app.inference.room import Room, Stay
@@ -39,7 +40,7 @@ from app.start.loader import Loader
 
 if TYPE_CHECKING:
     from app.fronts.remote import Remote
-    from app.images.decoder import DecodedImage, Picture
+    from app.images.decoder import Picture
     from app.start.served_model import ServedModel
 
 log = logging.getLogger(__name__)
@@ -170,18 +171,7 @@ class Service:
     async def _compute(
         self, model: "ServedModel", batcher: "Batcher | Remote", picture: "Picture", stay: Stay
     ) -> Result:
-        def decode() -> "DecodedImage":
-            if not stay.begin():
-                raise ServiceError("client_closed_request", "Nobody waits for the image any more.")
-            started = time.perf_counter()
-            try:
-                with self.watch.working():
-                    image = model.decoder.decode(picture)
-            finally:
-                stay.end()
-            self.metrics.decode_duration.observe(time.perf_counter() - started)
-            return image
-
+        decode = Decoding(model.decoder, picture, stay, self.watch, self.metrics)
         # The thread that feeds a GPU does nothing else, and small images do not wait until the only one of a CPU has
         # decoded a large one.
         lone = isinstance(batcher, Batcher) and model.workers == 1
