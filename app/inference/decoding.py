@@ -1,7 +1,8 @@
 """Decoding one image on a thread: only while somebody waits for it, watched, and timed."""
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.errors import ServiceError
 from app.inference.room import Stay
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from app.images.decoder import DecodedImage, Decoder, Picture
 
 
-class Decoding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Decoding:
     """An image that was let in, with what a thread needs to decode it: called, it does."""
 
     decoder: "Decoder"

@@ -72,10 +72,10 @@ def named(file: str, variables: dict[str, Any], folder: str) -> str:
     return "" if "{{" in file else f"{folder}/{file}"
 
 
-def listed() -> list[Step]:
-    """Return the walk of a deploy that the document has."""
+def listed(first: str) -> list[Step]:
+    """Return the walk that the document has from this file on."""
     text = (REPOSITORY / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
-    block = re.search(rf"(?ms)^```\n({re.escape(DEPLOY)}\b.*?)^```", text)
+    block = re.search(rf"(?ms)^```\n({re.escape(first)}\b.*?)^```", text)
     assert block
     steps = []
     for line in block[1].splitlines():
@@ -90,8 +90,15 @@ def test_no_file_leads_back_to_one_that_led_to_it() -> None:
 
 
 def test_the_document_has_the_files_in_the_order_in_which_a_deploy_comes_to_them() -> None:
-    shown = listed()
+    shown = listed(DEPLOY)
     names = [step.path for step in shown]
     # One that is entered again was called by several, and returns to each.
     first = {step.path: step for step in reversed([*walk(DEPLOY, {}, only={*names})])}
     assert shown == [first[path] for path in dict.fromkeys(step.path for step in walk(DEPLOY, {}, only={*names}))]
+
+
+def test_the_files_of_a_request_are_there_and_each_is_met_once() -> None:
+    """Their order is that of a trace (docs/ARCHITECTURE.md)."""
+    names = [step.path for step in listed("app/http/server.py")]
+    assert [name for name in names if not (REPOSITORY / name).is_file()] == []
+    assert len(names) == len({*names}) > 20
