@@ -93,10 +93,12 @@ class ActionModule(RequestBase):
             reason = self._confirmed(task_vars, sources)
         if reason:
             return {**result, "failed": True, "msg": f"{reason} Nothing was started."}
-        if not constants.CONFIG_FILE or Path(constants.CONFIG_FILE).resolve() != ROOT / "ansible.cfg":
+        settings = ROOT / "ansible.cfg"
+        # An installed collection has none: its user has settings of his own.
+        if settings.exists() and (not constants.CONFIG_FILE or Path(constants.CONFIG_FILE).resolve() != settings):
             Display().warning(
-                f"{ROOT}/ansible.cfg is not in force, so this run has none of its settings (its output, faster "
-                f"connections). Run it from {ROOT}, or with ANSIBLE_CONFIG={ROOT}/ansible.cfg."
+                f"{settings} is not in force, so this run has none of its settings (its output, faster "
+                f"connections). Run it from {ROOT}, or with ANSIBLE_CONFIG={settings}."
             )
         return {**result, "changed": False}
 

@@ -168,7 +168,7 @@ class ActionModule(RequestBase):
         found: dict[str, list[str]] = {}
         places: dict[str, str] = {}
         for host, settings in hosts.items():
-            for fault, where in self._faults(settings, options):
+            for fault, where in (*self._faults(settings, options), *self._of_an_import(options)):
                 found.setdefault(fault, []).append(host)
                 places.setdefault(fault, where)
         if found:
@@ -195,6 +195,18 @@ class ActionModule(RequestBase):
             if candidates is not None:
                 hint = f"did you mean {' or '.join(candidates)}?" if candidates else "no role has it."
                 yield f"{name}: {hint}", where
+
+    def _of_an_import(self, options: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+        """Return the options that somebody's import_playbook sets, which are no host's; each with where."""
+        play = self._task.play
+        own = play.get_path().rpartition(":")[0]
+        for name, value in sorted(play.vars.items()):
+            origin = Origin.get_tag(value)
+            if origin and origin.path != own and any(name in owner for owner in options.values()):
+                fault = (
+                    f"{name}: vars of import_playbook do not reach the whole run; set it in the inventory or with -e"
+                )
+                yield fault, place(value, Path.cwd())
 
     @staticmethod
     def _value_fault(name: str, spec: Mapping[str, Any], settings: HostSettings) -> str:

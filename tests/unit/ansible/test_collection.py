@@ -124,6 +124,8 @@ def test_a_strangers_playbook_uses_roles_and_the_deploy_by_name(installed: Path)
     assert f"TASK [{COLLECTION}.docker_engine : " in said
     assert "This cannot be deployed, so nothing was started" in said
     assert str(installed / "models") in said
+    # Settings that it does not have are not missed.
+    assert "ansible.cfg" not in said
 
 
 def test_every_playbook_is_found_by_name_and_from_any_folder(installed: Path) -> None:

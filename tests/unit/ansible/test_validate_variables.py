@@ -75,13 +75,13 @@ class Project:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, playbook: str = "playbooks/deploy.yml") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
                 "--inventory",
                 "inventory/hosts.yml",
-                "playbooks/deploy.yml",
+                playbook,
                 *arguments,
             ],
             cwd=self.root,
@@ -89,15 +89,16 @@ class Project:
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.root),
                 "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_COLLECTIONS_PATH": str(self.root / "playbooks/collections"),
             },
             capture_output=True,
             text=True,
             check=False,
         )
 
-    def refused(self, *arguments: str) -> str:
+    def refused(self, *arguments: str, **options: str) -> str:
         """Return the faults that a run is refused for, a line each."""
-        process = self.run(*arguments)
+        process = self.run(*arguments, **options)
         output = process.stdout + process.stderr
         assert process.returncode != 0, output
         assert "the run went on" not in output
@@ -107,8 +108,8 @@ class Project:
         assert last.startswith("Correct the inventory")
         return "\n".join(faults)
 
-    def accepted(self, *arguments: str) -> None:
-        process = self.run(*arguments)
+    def accepted(self, *arguments: str, **options: str) -> None:
+        process = self.run(*arguments, **options)
         assert process.returncode == 0, process.stdout + process.stderr
         assert "the run went on" in process.stdout
 
@@ -145,6 +146,20 @@ def test_everything_that_is_wrong_comes_in_one_message_with_its_place(project: P
         "  model_bundle_version: YAML reads 010 as the number 8; write it in quotes "
         "(one, two; inventory/group_vars/inference_hosts.yml:1)",
     ]
+
+
+def test_what_somebodys_import_sets_would_reach_only_a_part_of_the_run(project: Project) -> None:
+    """Hosts are asked for each other's variables, and those of an import are no host's."""
+    variables = {"model_bundle_version": "2", "datacenter": "ams"}
+    imports = [{"ansible.builtin.import_playbook": "playbooks/deploy.yml", "vars": variables}]
+    project.write("site.yml", yaml.safe_dump(imports))
+    assert project.refused(playbook="site.yml") == (
+        "  model_bundle_version: vars of import_playbook do not reach the whole run; "
+        "set it in the inventory or with -e (site.yml:4)"
+    )
+    del variables["model_bundle_version"]
+    project.write("site.yml", yaml.safe_dump(imports))
+    project.accepted(playbook="site.yml")
 
 
 def test_what_an_earlier_version_took_is_refused_with_what_became_of_it(project: Project) -> None:
