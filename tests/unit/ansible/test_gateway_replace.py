@@ -104,8 +104,9 @@ def digest():
     file = option("--file") if "--file" in words else option("--project-directory") + "/docker-compose.yml"
     return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
 
-def add(name, running=False, one_off="False"):
-    labels = {{"com.docker.compose.service": "gateway", "com.docker.compose.config-hash": digest()}}
+def add(name, running=False, one_off="False", project="svc-gateway", service="gateway"):
+    labels = {{"com.docker.compose.service": service, "com.docker.compose.config-hash": digest()}}
+    labels["com.docker.compose.project"] = project
     containers.append({{
         "Id": name.replace("svc-", ""), "Name": "/" + name, "Image": "sha256:1",
         "Config": {{"Labels": {{**labels, "com.docker.compose.oneoff": one_off}}}},
@@ -126,8 +127,14 @@ elif words[0] == "compose" and "run" in words:
         pathlib.Path(option("--project-directory"), "run/admin.sock").symlink_to("{socket}")
 elif words[0] == "compose" and "--no-start" in words:
     add("svc-gateway-gateway-2")
+elif words[0] == "compose" and "of-another" in words:
+    for service in ("gateway", "keeper"):
+        add("svc2-" + service, running=True, project="svc2-gateway", service=service)
+elif words[0] == "compose" and "keeper" in words:
+    add("svc-keeper", running=True, service="keeper")
 elif words[0] == "ps":
-    print("\\n".join(container["Id"] for container in containers))
+    label, _, wanted = words[-1].removeprefix("--filter=label=").partition("=")
+    print("\\n".join(item["Id"] for item in containers if item["Config"]["Labels"].get(label) == wanted))
 elif words[:2] == ["inspect", "--type"]:
     print(json.dumps([container for container in containers if container["Id"] in words]))
 elif words[0] == "inspect":
@@ -167,6 +174,8 @@ class Engine:
         run_docker(["start", "svc-gateway"])
         known = folder / "containers.json"
         known.write_text(known.read_text().replace('"gateway-gateway-2"', '"old"'))
+        # Another service of this host, which is none of this one's business.
+        run_docker(["compose", "--project-directory", str(self.state), "of-another"])
         gateway.reloads = lambda: len([line for line in self.asked if line.startswith("kill --signal USR2")])
         (folder / "asked").unlink()
 
@@ -177,9 +186,18 @@ class Engine:
 
     @property
     def containers(self) -> dict[str, bool]:
-        """Name of each container, and whether it runs."""
+        """Name of each container of this service, and whether it runs."""
+        return self._containers("svc-")
+
+    @property
+    def of_another(self) -> dict[str, bool]:
+        """The same of another service."""
+        return self._containers("svc2-")
+
+    def _containers(self, beginning: str) -> dict[str, bool]:
         found = json.loads((self.folder / "containers.json").read_text())
-        return {item["Name"].lstrip("/"): item["State"]["Running"] for item in found}
+        running = {item["Name"].lstrip("/"): item["State"]["Running"] for item in found}
+        return {name: runs for name, runs in running.items() if name.startswith(beginning)}
 
     @property
     def lie_there(self) -> dict[str, str]:
@@ -207,7 +225,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """A host with a gateway that serves."""
     gateway = Gateway(tmp_path / "gw", "blue")
     with gateway.listening(), serving({"/health/ready": (200, {})}) as port:
-        yield Engine(tmp_path / "engine", gateway, port, monkeypatch)
+        engine = Engine(tmp_path / "engine", gateway, port, monkeypatch)
+        beside = engine.of_another
+        assert len(beside) == 2
+        yield engine
+        assert engine.of_another == beside
 
 
 def what_was_done(engine: Engine) -> list[str]:
@@ -256,3 +278,9 @@ def test_one_whose_trial_ends_changes_nothing(engine: Engine) -> None:
     assert failed == "the new gateway ended with exit code 1. It said:\nit does not like the configuration"
     assert (what_was_done(engine), engine.lie_there) == ([], engine.files)
     assert not (engine.state / "trial").exists()
+
+
+def test_a_keeper_that_nobody_wants_any_more_goes(engine: Engine) -> None:
+    run_docker(["compose", "--project-directory", str(engine.state), "keeper"])
+    assert engine.replace("conf/haproxy.cfg", CLOSING) == ""
+    assert engine.containers == {"svc-gateway": True}
