@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +27,11 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_replace imp
     ending_connections,
 )
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state import compare_gateway, read_containers
+from ansible_collections.gpu_hosts.timm.plugins.modules import gateway_replace
 from ansible_collections.gpu_hosts.timm.plugins.modules.gateway_replace import carry_out
 from tests.collection import REPOSITORY
 from tests.unit.ansible.instance import serving
-from tests.unit.ansible.module_run import Gateway
+from tests.unit.ansible.module_run import Gateway, run_module
 
 
 def test_a_folder_in_the_place_of_the_lock_makes_room_and_is_kept(tmp_path: Path) -> None:
@@ -47,6 +50,7 @@ def test_who_comes_second_waits_no_longer_than_he_is_told(tmp_path: Path) -> Non
         pass
 
 
+REPLACEMENT = Replacement.__module__
 # As version 5539c80 wrote them, in short.
 FORMER = """global
     maxconn 4096
@@ -85,7 +89,7 @@ def test_a_gateway_of_today_is_told_only_what_it_does_not_know() -> None:
     assert added == {"    option httpclose"}
 
 
-ENGINE = """#!{python}
+ENGINE = """#!{python} -S
 import hashlib, json, pathlib, sys
 folder, words = pathlib.Path("{folder}"), sys.argv[1:]
 with (folder / "asked").open("a") as log:
@@ -110,7 +114,7 @@ def add(name, running=False, one_off="False", project="svc-gateway", service="ga
     containers.append({{
         "Id": name.replace("svc-", ""), "Name": "/" + name, "Image": "sha256:1",
         "Config": {{"Labels": {{**labels, "com.docker.compose.oneoff": one_off}}}},
-        "State": {{"Running": running, "ExitCode": 1}},
+        "State": {{"Running": running, "Status": "running" if running else "exited", "ExitCode": 1}},
         "HostConfig": {{"PortBindings": {{"8080/tcp": [{{"HostIp": "127.0.0.1", "HostPort": "{port}"}}]}}}},
     }})
 
@@ -119,6 +123,8 @@ def its(container):
 
 if words[0] == "compose" and "config" in words:
     print("gateway", digest())
+    if "keeper" in pathlib.Path(option("--project-directory"), "docker-compose.yml").read_text():
+        print("keeper", digest())
 elif words[0] == "compose" and "run" in words:
     starts = not (folder / "trial-ends").exists()
     add(option("--name"), running=starts, one_off="True")
@@ -131,7 +137,7 @@ elif words[0] == "compose" and "of-another" in words:
     for service in ("gateway", "keeper"):
         add("svc2-" + service, running=True, project="svc2-gateway", service=service)
 elif words[0] == "compose" and "keeper" in words:
-    add("svc-keeper", running=True, service="keeper")
+    add("svc-keeper", running=not (folder / "keeper-ends").exists(), service="keeper")
 elif words[0] == "ps":
     label, _, wanted = words[-1].removeprefix("--filter=label=").partition("=")
     print("\\n".join(item["Id"] for item in containers if item["Config"]["Labels"].get(label) == wanted))
@@ -150,6 +156,12 @@ elif words[0] in ("start", "stop"):
 known.write_text(json.dumps(containers))
 """
 NETWORK_RULES = "iptables", "ip6tables"
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class Engine:
@@ -204,11 +216,26 @@ class Engine:
         """The files as they are."""
         return {name: (self.state / name).read_text() for name in self.files}
 
+    def wanted(self, name: str = "conf/haproxy.cfg", content: str = FORMER) -> dict[str, Any]:
+        """Return the wanted gateway: that which is there, but for the content of one of its files."""
+        return {
+            "name": "svc",
+            "state_dir": str(self.state),
+            "image": "sha256:1",
+            "upgrade": False,
+            "drain": 1,
+            "files": {**self.files, name: content},
+            "folders": {"conf": os.getuid(), "run": os.getuid()},
+        }
+
+    def run(self, port: int, check: bool = False, **wanted: str) -> dict[str, Any]:
+        """Run the module, with another address of the gateway than that of the one that serves."""
+        address = {"bind": "127.0.0.1", "port": port, "settings": "inference_service"}
+        return run_module(gateway_replace, check=check, wanted={**self.wanted(**wanted), **address})
+
     def replace(self, name: str, content: str) -> str:
         """Bring the gateway to another content of one of its files; return why it was not."""
-        files = {**self.files, name: content}
-        wanted = {"name": "svc", "state_dir": str(self.state), "image": "sha256:1", "upgrade": False, "drain": 1}
-        wanted |= {"files": files, "folders": {"conf": os.getuid(), "run": os.getuid()}}
+        wanted = self.wanted(name, content)
         containers = read_containers("svc-gateway")
         compared = compare_gateway(wanted, containers)
         assert compared.differences
@@ -284,3 +311,55 @@ def test_a_keeper_that_nobody_wants_any_more_goes(engine: Engine) -> None:
     run_docker(["compose", "--project-directory", str(engine.state), "keeper"])
     assert engine.replace("conf/haproxy.cfg", CLOSING) == ""
     assert engine.containers == {"svc-gateway": True}
+
+
+class TestModule:
+    def test_a_gateway_that_is_as_wanted_is_left_alone(self, engine: Engine) -> None:
+        found = engine.run(free_port())
+        assert (found["changed"], found["differences"], found["diff"]) == (False, [], [])
+        assert what_was_done(engine) == []
+
+    def test_a_preview_shows_the_difference_and_changes_nothing(self, engine: Engine) -> None:
+        found = engine.run(free_port(), check=True, content=CLOSING)
+        assert found["changed"]
+        [shown] = found["diff"]
+        assert (shown["before"], shown["after"]) == (FORMER, CLOSING)
+        assert shown["before_header"].endswith("conf/haproxy.cfg")
+        assert (what_was_done(engine), engine.lie_there) == ([], engine.files)
+
+    def test_it_is_replaced_and_says_what_was_not_as_wanted(self, engine: Engine) -> None:
+        found = engine.run(free_port(), content=CLOSING)
+        assert found["changed"]
+        assert found["differences"] == [f"{engine.state}/conf/haproxy.cfg has another content"]
+        # A reload leaves no moment without an answer.
+        assert found["gap"] == 0
+        assert engine.lie_there["conf/haproxy.cfg"] == CLOSING
+
+    def test_an_address_that_somebody_has_is_refused_before_anything_is_changed(self, engine: Engine) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            refused = engine.run(other.getsockname()[1], content=CLOSING)
+        assert refused["failed"]
+        assert "Stop it, or set another inference_service_port." in refused["msg"]
+        assert (what_was_done(engine), engine.lie_there) == ([], engine.files)
+
+    def test_one_that_fails_says_that_nothing_was_replaced(self, engine: Engine) -> None:
+        (engine.folder / "trial-ends").touch()
+        failed = engine.run(free_port(), content=CLOSING)
+        assert failed["msg"].startswith(
+            "The gateway was not replaced: the new gateway ended with exit code 1. It said:"
+        )
+
+    def test_docker_that_does_not_answer_is_no_first_gateway(self, engine: Engine) -> None:
+        (engine.folder / "fails").write_text("ps")
+        failed = engine.run(free_port(), content=CLOSING)
+        assert failed["msg"].startswith("The gateway's containers cannot be read: ")
+        assert engine.lie_there == engine.files
+
+
+def test_a_keeper_that_ends_at_once_brings_everything_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{REPLACEMENT}.STAYS_UP_SECONDS", 0)
+    (engine.folder / "keeper-ends").touch()
+    failed = engine.replace("docker-compose.yml", "services: {keeper: {}}\n")
+    assert failed.startswith("the new keeper does not run: exit code 1. It said:")
+    assert failed.endswith("What was there before is back.")
+    assert (engine.containers, engine.lie_there) == ({"svc-gateway": True}, engine.files)
