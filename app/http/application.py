@@ -44,14 +44,15 @@ def create_app(settings: Settings | None = None, loading: Loader | None = None, 
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        # Nothing here exports it, and every request would look for who does.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        # Looked through in this order. Those of an included router would be looked for twice: its own, then the route.
+        routes=[route for module in (predict, health, model, pages) for route in module.router.routes],
     )
     app.state.service = service
     app.add_middleware(Exchange, service=service)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
-    # Looked through in this order.
-    for module in (predict, health, model, pages):
-        app.include_router(module.router)
     return app
 
 

@@ -1,13 +1,14 @@
 """Predictions: one image, or several in one request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import RootModel
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from app.errors import ServiceError
 from app.http import uploads
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 class PlainRoute(APIRoute):
     """A route whose function takes the request and gives the response, without a look for anything else to inject."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The function itself."""
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the function itself, unless the method is another one."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        response: Response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 router = APIRouter(prefix="/api/v1", tags=["predict"], route_class=PlainRoute)
