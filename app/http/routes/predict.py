@@ -178,20 +178,27 @@ def _left() -> ServiceError:
     return ServiceError("client_closed_request", "The client closed the connection.")
 
 
-async def _while_connected[T](request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _while_connected[T](request: Request, work: Awaitable[T]) -> T:
     """Wait for the work, but give it up when the client goes away, so that nobody waits behind a lost request."""
-    working = asyncio.ensure_future(work)
+    task, waiting, left = asyncio.current_task(), True, False
+
+    def give_up(_: object) -> None:
+        nonlocal left
+        if waiting and task:
+            left = task.cancel()
+
     leaving = asyncio.ensure_future(request.receive())
+    leaving.add_done_callback(give_up)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and task:
+            task.uncancel()
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
+        waiting = False
         leaving.cancel()
-        # As in `_all`.
-        del working
 
 
 def _json(answer: AnyPrediction | Answers) -> Response:
