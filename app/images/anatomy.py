@@ -23,6 +23,9 @@ _FILL = re.compile(rb"\xff+")
 _EXIF = b"Exif\0\0"
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _BMP_RUN_LENGTHS = (1, 2)
+# A JPEG's markers without data, bytes between its segments among them, and those that describe its pixels.
+_BARE = frozenset((0, 1, *range(0xD0, 0xD8)))
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # What else people send, by what it begins with; the longer ones first where two begin alike.
 _OTHERS = (
@@ -204,7 +207,7 @@ def _jpeg(content: bytes) -> Anatomy:
     frame: tuple[int, int, int, dict[int, int], int] | None = None
     exif: list[bytes] = []
     for marker, start, length in _segments(content):
-        if _is_frame(marker):
+        if marker in _FRAMES:
             if frame:
                 raise UnsoundError("it describes its pixels twice")
             frame = (marker, *_frame(content[start : start + length]))
@@ -220,26 +223,25 @@ def _jpeg(content: bytes) -> Anatomy:
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, begin and length of each segment's data up to the first scan."""
-    position = 2
+    position, end = 2, len(content) - 4
     for _ in range(MAX_SEGMENTS):
-        position = content.find(b"\xff", position)
-        # Any number of them may precede a marker.
-        if position >= 0 and (fill := _FILL.match(content, position)):
-            position = fill.end() - 1
-        head = content[position : position + 4]
-        if position < 0 or len(head) < 4 or head[1] in (0xD8, 0xD9):
+        # Beside what a camera writes, bytes may stand between segments, and any number of them precede a marker.
+        if position <= end and (content[position] != 0xFF or content[position + 1] == 0xFF):
+            position = content.find(b"\xff", position)
+            if position >= 0 and (fill := _FILL.match(content, position)):
+                position = fill.end() - 1
+        if position < 0 or position > end:
             return
-        if head[1] == 0 or head[1] == 1 or 0xD0 <= head[1] <= 0xD7:  # bytes between segments, and markers without data
+        marker = content[position + 1]
+        if marker in (0xD8, 0xD9):
+            return
+        if marker in _BARE:
             position += 2
             continue
-        length = int.from_bytes(head[2:])
-        yield head[1], position + 4, length - 2
+        length = content[position + 2] << 8 | content[position + 3]
+        yield marker, position + 4, length - 2
         position += 2 + length
     raise UnsoundError(f"its header has more than {MAX_SEGMENTS} segments")
-
-
-def _is_frame(marker: int) -> bool:
-    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
 def _frame(data: bytes) -> tuple[int, int, dict[int, int], int]:
@@ -248,7 +250,7 @@ def _frame(data: bytes) -> tuple[int, int, dict[int, int], int]:
         raise UnsoundError("the description of its pixels is cut off")
     height, width = struct.unpack(">HH", data[1:5])
     factors = {data[at]: (data[at + 1] >> 4, data[at + 1] & 15) for at in range(6, 6 + 3 * data[5], 3)}
-    across, down = (max((factor[axis] for factor in factors.values()), default=1) or 1 for axis in (0, 1))
+    across, down = (max(axis) or 1 for axis in zip((0, 0), *factors.values(), strict=True))
     return width, height, {name: factor[0] * factor[1] for name, factor in factors.items()}, across * down
 
 

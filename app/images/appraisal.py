@@ -4,6 +4,7 @@ The largest honest picture is one of `max_pixels` in the dearest ordinary way, a
 than twice as much. The figures are those of `bench/uploads.py`.
 """
 
+import functools
 from dataclasses import dataclass
 
 from app.errors import ServiceError
@@ -39,6 +40,7 @@ class Cost:
         return self.work / 1e9
 
 
+@functools.cache
 def largest(max_pixels: int) -> Cost:
     """What the largest honest picture costs."""
     return cost(Anatomy("WEBP", max_pixels, 1), 0)
