@@ -1,7 +1,6 @@
 """Memory for request bodies, taken before they are read, so that slow or many uploads cannot fill the process."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from app.errors import ServiceError
 from app.inference.part import Part
@@ -11,11 +10,17 @@ FIRST = 65_536
 
 
 class Loan:
-    """The memory of one body, at most twice what has come of it."""
+    """The memory of one body, at most twice what has come of it, until its request is answered."""
 
     def __init__(self, bodies: "Bodies") -> None:
         self._bodies = bodies
         self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
 
     def reserve(self, size: int, most: int) -> None:
         """Make sure of so many bytes, or refuse; `most` is all that the body can still become."""
@@ -42,14 +47,9 @@ class Bodies:
         """The bytes that are held."""
         return self._part.body_bytes
 
-    @contextmanager
-    def loan(self) -> Iterator[Loan]:
-        """Memory for one body, until its request is answered."""
-        loan = Loan(self)
-        try:
-            yield loan
-        finally:
-            loan.give_back()
+    def loan(self) -> Loan:
+        """Memory for one body."""
+        return Loan(self)
 
     def take(self, size: int) -> None:
         """Take bytes, or refuse."""

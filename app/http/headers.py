@@ -10,7 +10,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 # For answers that are no page: a browser that is led to one runs nothing of it, guesses nothing, and frames nothing.
 NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_MANNERS = [
+_ALWAYS = [
+    (b"x-api-version", __version__.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -26,10 +27,9 @@ def marks(service: Service, request_id: str) -> RawHeaders:
     """What every answer's head has."""
     version = service.model.version if service.model else "unknown"
     headers = [
-        (b"x-api-version", __version__.encode()),
+        *_ALWAYS,
         (b"x-model-version", version.encode("latin-1", "replace")),
         (b"x-request-id", request_id.encode()),
-        *_MANNERS,
     ]
     if service.settings.release_id:
         headers.append((b"x-release-id", service.settings.release_id.encode("latin-1", "replace")))

@@ -1,5 +1,6 @@
 """What every request gets: an id, the common headers, metrics, an access log line, and an answer whatever happens."""
 
+import functools
 import ipaddress
 import json
 import logging
@@ -29,6 +30,9 @@ class Exchange:
         self._service = service
         self._cors = Cors(service.settings.cors_origins or frozenset())
         self._proxies = service.settings.trusted_proxies or ()
+        # There are few of them, and looking one up takes longer than counting.
+        self._requests = functools.cache(service.metrics.requests.labels)
+        self._durations = functools.cache(service.metrics.request_duration.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -70,32 +74,30 @@ class Exchange:
             seconds = time.perf_counter() - started
             route = getattr(asked.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._service.metrics.requests.labels(method, route, str(status)).inc()
-            self._service.metrics.request_duration.labels(route).observe(seconds)
-            log.log(
-                logging.DEBUG if probe else logging.INFO,
-                "request",
-                extra={
+            self._requests(method, route, status).inc()
+            self._durations(route).observe(seconds)
+            level = logging.DEBUG if probe else logging.INFO
+            if log.isEnabledFor(level):
+                details = {
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
                     "duration_ms": round(seconds * 1000, 3),
                     "client": client,
                     "request_id": request_id,
-                },
-            )
+                }
+                log.log(level, "request", extra=details)
 
     def _marked(self, message: Message, request_id: str, asked: Headers) -> RawHeaders:
         headers: RawHeaders = [*message.get("headers", ()), *marks(self._service, request_id), *self._cors.marks(asked)]
-        if not any(name == NO_PAGE[0] for name, _ in headers):
+        if NO_PAGE[0] not in dict(headers):
             headers.append(NO_PAGE)
         return headers
 
     def _client(self, scope: Scope, headers: Headers) -> str:
         """The client's address: a trusted proxy's word for it is the last one, whatever the client said before."""
         peer: str = (scope.get("client") or ("",))[0]
-        forwarded = headers.getlist("x-forwarded-for")
-        if not forwarded or not self._proxies:
+        if not self._proxies or not (forwarded := headers.getlist("x-forwarded-for")):
             return peer
         try:
             if any(ipaddress.ip_address(peer) in network for network in self._proxies):

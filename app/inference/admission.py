@@ -91,22 +91,23 @@ class Admission:
         with self._part.deciding():
             self.check(works, client)
             self._part.hold(client, len(works))
-        ordinary, large = _apart(works)
+        images, (ordinary, large) = len(works), _apart(works)
+        work, large_work = sum(ordinary), sum(large)
         if not self.held:
             self._since = self._clock()
-        self.held += len(works)
+        self.held += images
         self._ordinary += len(ordinary)
-        self._work += sum(ordinary)
-        self._large_work += sum(large)
+        self._work += work
+        self._large_work += large_work
         try:
             yield
         finally:
-            self.held -= len(works)
-            self._part.hold(client, -len(works))
+            self.held -= images
+            self._part.hold(client, -images)
             self._ordinary -= len(ordinary)
             # Without what adding and taking fractions leaves over.
-            self._work = self._work - sum(ordinary) if self.held else 0.0
-            self._large_work = self._large_work - sum(large) if self.held else 0.0
+            self._work = self._work - work if self.held else 0.0
+            self._large_work = self._large_work - large_work if self.held else 0.0
 
     def answered(self, work: float = 0) -> None:
         """Learn from an image that leaves with its answer: the time since the one before, without its decoding."""

@@ -6,12 +6,13 @@ by two at a time is decided under a lock that the kernel takes back from a proce
 
 import ctypes
 import fcntl
+import functools
 import hashlib
 import mmap
+import operator
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 # A worker that has not told anything for so long is stuck, or its machine stands still.
 _BEAT_SECONDS = 2.0
@@ -67,6 +68,12 @@ class _Head(ctypes.Structure):
     ]
 
 
+@functools.lru_cache(CLIENTS)
+def _place_of(client: str, key: bytes) -> int:
+    digest = hashlib.blake2b(client.encode(errors="replace"), key=key, digest_size=4).digest()
+    return int.from_bytes(digest) % CLIENTS
+
+
 def create(workers: int) -> int:
     """The descriptor of memory for a new board."""
     descriptor = os.memfd_create("board")
@@ -75,11 +82,24 @@ def create(workers: int) -> int:
     return descriptor
 
 
+class _Deciding:
+    """The lock of a board."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
 class Board:
     """The numbers of all workers."""
 
     def __init__(self, descriptor: int, workers: int) -> None:
-        self._descriptor = descriptor
+        self._deciding = _Deciding(descriptor)
         memory = mmap.mmap(descriptor, 0)
         self._head = _Head.from_buffer(memory)
         self._key = bytes(self._head.key)
@@ -88,7 +108,7 @@ class Board:
 
     def total(self, name: str) -> int:
         """The sum of one number over all workers."""
-        return sum(getattr(row, name) for row in self.rows)
+        return sum(map(operator.attrgetter(name), self.rows))
 
     def is_stuck(self, row: Row) -> bool:
         """Whether a worker cannot be expected to answer soon."""
@@ -101,19 +121,13 @@ class Board:
         ctypes.memset(ctypes.addressof(row), 0, ctypes.sizeof(row))
         row.predictions = predictions
 
-    @contextmanager
-    def deciding(self) -> Iterator[None]:
+    def deciding(self) -> AbstractContextManager[None]:
         """While it lasts, no other worker decides."""
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        return self._deciding
 
     def place_of(self, client: str) -> int:
         """The place of a client, which nobody can foresee who does not know the key."""
-        digest = hashlib.blake2b(client.encode(errors="replace"), key=self._key, digest_size=4).digest()
-        return int.from_bytes(digest) % CLIENTS
+        return _place_of(client, self._key)
 
     def held_by(self, place: int) -> int:
         """The images of a client that all workers hold."""
