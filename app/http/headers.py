@@ -1,6 +1,6 @@
 """What the head of every answer has."""
 
-import uuid
+import secrets
 
 from app import __version__
 from app.inference.service import Service
@@ -20,7 +20,7 @@ _ALWAYS = [
 
 def new_request_id() -> str:
     """An id for a request that brought none."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def marks(service: Service, request_id: str) -> RawHeaders:

@@ -15,6 +15,7 @@ _MAX_PADDING = 64
 
 _NAME = r"[!#$%&'*+.^_`|~\w-]+"
 _HEADER_LINE = re.compile(rf"({_NAME}):[ \t]*+([^\r\n\0]*)", re.ASCII)
+_FOLD = re.compile(r"\r\n[ \t]+")
 _VALUE = re.compile(r"[ \t]*+([^;\s]*+)[ \t]*+", re.ASCII)
 _PARAMETER = re.compile(
     rf';[ \t]*+(?:({_NAME})[ \t]*+=[ \t]*+(?:"((?:[^"\\]++|\\.)*+)"|([^;"\s]*+))[ \t]*+)?+', re.ASCII
@@ -40,10 +41,10 @@ class Part:
 def parse_value(text: str) -> tuple[str, dict[str, str]]:
     """A header's value in lower case, and its parameters."""
     value = _VALUE.match(text)
-    position = value.end() if value else 0
+    position, end = value.end() if value else 0, len(text)
     parameters: dict[str, str] = {}
     semicolons = 0
-    while position < len(text):
+    while position < end:
         found = _PARAMETER.match(text, position)
         if not found:
             raise MalformedError("a parameter of a header is not written as `name=value`")
@@ -55,9 +56,10 @@ def parse_value(text: str) -> tuple[str, dict[str, str]]:
         name, quoted, plain = found.groups()
         if name is None:
             continue
-        if name.lower() in parameters:
+        name = name.lower()
+        if name in parameters:
             raise MalformedError("a header has a parameter twice")
-        parameters[name.lower()] = plain if quoted is None else _unescaped(quoted)
+        parameters[name] = plain if quoted is None else _unescaped(quoted)
     return (value[1].lower() if value else ""), parameters
 
 
@@ -159,13 +161,14 @@ class Form:
 def _part(head: str, content: bytes) -> Part:
     headers: dict[str, str] = {}
     # A long line may go on in the next one, which then begins with a blank.
-    for line in re.sub(r"\r\n[ \t]+", " ", head).split("\r\n") if head else ():
+    for line in _FOLD.sub(" ", head).split("\r\n") if head else ():
         found = _HEADER_LINE.fullmatch(line)
         if not found:
             raise MalformedError("a line in the header of a part is not written as `Name: value`")
-        if found[1].lower() in headers:
+        name = found[1].lower()
+        if name in headers:
             raise MalformedError("a part has a header twice")
-        headers[found[1].lower()] = found[2]
+        headers[name] = found[2]
     kind, parameters = parse_value(headers.get("content-disposition", ""))
     if kind != "form-data" or "name" not in parameters:
         raise MalformedError("a part has no `Content-Disposition: form-data` with a name")

@@ -61,29 +61,25 @@ class Admission:
 
     def check(self, works: Sequence[float] = (0,), client: str = "") -> None:
         """Refuse when there is no place now for a client's images, decoded so long each, saying when there will be."""
-        self._part.notice(client, self._clock() + _OTHERS_SECONDS)
-        crowding = self._is_crowding(client, len(works))
+        now, part = self._clock(), self._part
+        part.notice(client, now + _OTHERS_SECONDS)
+        images, held, mine = len(works), part.images, part.held_by(client)
+        # Whether the address holds most of the service while others want of it, too.
+        crowding = mine > 0 and 2 * (mine + images) > held + images and now < part.shared_until
         share = _SHARE if crowding else 1
         seconds = self.wait(works)
-        # Half of what waits gone is enough room for a client that comes back.
-        again = max(1, math.ceil(seconds / 2))
-        held = self._part.images
-        if held + len(works) > self._size * share:
+        if held + images > self._size * share:
             why = f"The service holds {held} images and takes {self._size}"
         elif self.held >= _LEAST and seconds > self._seconds * share:
             why = f"An answer would take {seconds:.1f} seconds"
         else:
             return
+        # Half of what waits gone is enough room for a client that comes back.
+        again = max(1, math.ceil(seconds / 2))
         if crowding:
-            why += f", and {self._part.held_by(client)} of {held} images are of your address"
+            why += f", and {mine} of {held} images are of your address"
             raise ServiceError("too_many_requests", f"{why}; send fewer at once, this one again in {again} s.", again)
         raise ServiceError("queue_full", f"{why}, so the queue is full; send the request again in {again} s.", again)
-
-    def _is_crowding(self, client: str, images: int) -> bool:
-        """Whether an address holds most of the service while others want of it, too."""
-        part = self._part
-        mine = part.held_by(client)
-        return mine > 0 and 2 * (mine + images) > part.images + images and self._clock() < part.shared_until
 
     @contextmanager
     def admit(self, works: Sequence[float], client: str = "") -> Iterator[None]:

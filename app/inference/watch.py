@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 
-class Watch:
+class Watch(AbstractContextManager[None]):
     """Knows since when each thread works on its piece; `late` is told of a piece that took too long."""
 
     def __init__(self, seconds: float, late: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -15,16 +15,16 @@ class Watch:
         self._clock = clock
         self._since: dict[int, float] = {}
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> AbstractContextManager[None]:
         """Watch the calling thread while it works on one piece."""
-        thread = threading.get_ident()
-        self._since[thread] = self._clock()
-        try:
-            yield
-        finally:
-            if self._clock() - self._since.pop(thread) > self._seconds:
-                self._late()
+        return self
+
+    def __enter__(self) -> None:
+        self._since[threading.get_ident()] = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        if self._clock() - self._since.pop(threading.get_ident()) > self._seconds:
+            self._late()
 
     @property
     def overdue(self) -> int:
