@@ -1,7 +1,7 @@
 """The answers of the service, as the OpenAPI document shows them."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,7 +24,8 @@ class FileError(ErrorAnswer):
     filename: str | None
 
 
-class RankedClass(_Answer):
+# These two are parts of every prediction, which is checked as a whole.
+class RankedClass(TypedDict):
     """One of the best classes."""
 
     rank: int
@@ -33,7 +34,7 @@ class RankedClass(_Answer):
     confidence: float
 
 
-class ImageMetadata(_Answer):
+class ImageMetadata(TypedDict):
     """The image as it was sent, the number of its orientation tag (1 without one), and whether it was made upright."""
 
     original_width: int
@@ -79,11 +80,11 @@ class MultiLabelPrediction(_Classes[str | None, float | None]):
     @classmethod
     def of(cls, answer: Prediction, ranked: Sequence[RankedClass], thresholds: Sequence[float]) -> Self:
         """The answer with the classes that reach their threshold instead of the best one."""
-        predicted = [item for item in ranked if item.confidence >= thresholds[item.class_id]]
+        predicted = [item for item in ranked if item["confidence"] >= thresholds[item["class_id"]]]
         first = predicted[0] if predicted else None
         best = {
-            "predicted_class": first.class_name if first else None,
-            "confidence": first.confidence if first else None,
+            "predicted_class": first["class_name"] if first else None,
+            "confidence": first["confidence"] if first else None,
         }
         return cls(**{**dict(answer), **best, "predicted_classes": predicted})
 

@@ -150,8 +150,8 @@ class Service:
             )
         ]
         answer = Prediction(
-            predicted_class=ranked[0].class_name,
-            confidence=ranked[0].confidence,
+            predicted_class=ranked[0]["class_name"],
+            confidence=ranked[0]["confidence"],
             top_5_predictions=ranked[:TOP_K],
             inference_time_ms=round(forward_ms, 3),
             image_metadata=ImageMetadata(
