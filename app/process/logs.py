@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,7 +27,7 @@ class JsonFormatter(logging.Formatter):
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(line, ensure_ascii=False, default=str)
+        text = _encode(line)
         return text if text.isprintable() else "".join(map(_visible, text))
 
 
@@ -86,6 +87,8 @@ def configure(level: str, directory: Path | None = None, name: str = "api.log") 
         handlers.append(logging.handlers.RotatingFileHandler(directory / name, maxBytes=10_000_000, backupCount=5))
     for handler in handlers:
         handler.setFormatter(JsonFormatter())
+    # What no line shows, and every record would ask for.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)
     logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
     for name in ("uvicorn", "uvicorn.error", "PIL", "timm"):
