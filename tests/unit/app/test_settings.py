@@ -45,6 +45,12 @@ def test_an_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert load(monkeypatch, API_BUNDLE_PATH="/b", API_CHECKPOINT_PATH="", API_LOG_DIR="").checkpoint_path is None
 
 
+def test_the_environment_that_is_given_is_the_one_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_PORT", "9000")
+    assert settings.load({"API_BUNDLE_PATH": "/b", "API_PORT": "9001"}).port == 9001
+    assert settings.load({"API_BUNDLE_PATH": "/b"}).port == 8000
+
+
 def test_the_log_level_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, API_BUNDLE_PATH="/b", API_LOG_LEVEL="DEBUG").log_level == "debug"
 
