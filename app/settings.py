@@ -124,7 +124,9 @@ class Settings(BaseModel):
 
     queue_size: int = Field(default=256, ge=1, description="Most images in the service at once; beyond it 503.")
     queue_seconds: float = Field(default=5.0, gt=0, description="Longest expected wait; beyond it 503.")
-    max_batch: int = Field(default=8, ge=1, description="Most images in one forward; at most 4 on a CPU.")
+    max_batch: int = Field(
+        default=8, ge=1, description="Most images in one forward; at most 4 on a CPU, and 1 of a large model there."
+    )
     max_bytes_in_flight: int = Field(
         default=268_435_456, ge=1, description="Most bytes of bodies held at once, read or being read; beyond it 503."
     )

@@ -22,6 +22,11 @@ LUMA = (0.299, 0.587, 0.114)
 LARGE_SECONDS = 0.03
 
 
+def is_large(seconds: float, threads: int) -> bool:
+    """Whether images, of which one took so many seconds with every thread at work, are better computed one by one."""
+    return seconds * threads > LARGE_SECONDS
+
+
 class Engine(ABC):
     """One model on one device: on a GPU used from one thread, on a CPU from as many as share its cores."""
 

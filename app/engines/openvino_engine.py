@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 
 from app.engines.agreement import Ranking
-from app.engines.engine import LARGE_SECONDS, Engine, NotBuiltError, Pixels, Precision
+from app.engines.engine import Engine, NotBuiltError, Pixels, Precision, is_large
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 # OpenVINO fills a table of number formats at its first use, and two threads that come to it at once, one with the
@@ -20,7 +20,10 @@ ov.Type.u8.to_dtype()
 
 
 class OpenVinoEngine(Engine):
-    """As many streams as threads, each on one core; a large model also once on all cores, for a lone image."""
+    """As many streams as threads, each on one core; a large model also once on all cores, for a lone image.
+
+    A large model gains nothing by batches, in which every image waits for the last one.
+    """
 
     runtime = "openvino"
 
@@ -30,9 +33,14 @@ class OpenVinoEngine(Engine):
             raise NotBuiltError(f"OpenVINO does not compute in {precision} on a CPU.")
         self._threads = threads
         self._core = ov.Core()
-        self._model: ov.Model | None = model
         sides = [side.get_length() for side in list(model.input(0).get_partial_shape())[1:]]
         self._blank = np.zeros(sides, np.uint8)
+        self._one_by_one = max_batch == 1
+        if self._one_by_one:
+            # A size that is known is compiled at once; of any other, the first image of it pays for its layout.
+            model = model.clone()
+            model.reshape([1, *sides])
+        self._model: ov.Model | None = model
         self._streams = self._requests(threads)
         self._lone: SimpleQueue[ov.InferRequest] | None = None
 
@@ -46,14 +54,24 @@ class OpenVinoEngine(Engine):
 
     def prepare(self, seconds: float) -> None:
         """Run what will be asked for on every stream; a large model is compiled for lone images too, later."""
-        large = seconds > LARGE_SECONDS
-        # Beside what an image takes, what a large model prepares for another size is little.
-        sizes = range(1, (1 if large else self.max_batch) + 1)
+        large = is_large(seconds, self._threads)
+        if large:
+            self.max_batch = 1
+        if not self._one_by_one:
+            self._run_sizes()
+        if self._threads > 1 and large:
+            # A start does not wait for it: until it is there, a stream answers a lone image.
+            Thread(target=self._prepare_lone, name="lone", daemon=True).start()
+        else:
+            # It is compiled; what it was compiled from is memory.
+            self._model = None
+
+    def _run_sizes(self) -> None:
         meeting = Barrier(self._threads)
 
         def run(_: int) -> None:
             try:
-                for count in sizes:
+                for count in range(1, self.max_batch + 1):
                     # Together, so that each takes a stream of its own.
                     meeting.wait()
                     self.predict([self._blank] * count)
@@ -63,12 +81,6 @@ class OpenVinoEngine(Engine):
 
         with ThreadPoolExecutor(self._threads) as pool:
             list(pool.map(run, range(self._threads)))
-        if self._threads > 1 and large:
-            # A start does not wait for it: until it is there, a stream answers a lone image.
-            Thread(target=self._prepare_lone, name="lone", daemon=True).start()
-        else:
-            # It is compiled; what it was compiled from is memory.
-            self._model = None
 
     def _prepare_lone(self) -> None:
         lone = self._requests(1)

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.bundle import manifest as manifests
-from app.engines.engine import Precision, Runtime
+from app.engines.engine import Precision, Runtime, is_large
 from app.engines.selection import Trial
 from app.errors import BundleError
 from app.models.labels import check_count
@@ -139,7 +139,8 @@ def load(settings: Settings, found: Derived, phases: dict[str, float]) -> Served
     # Its weights are mapped: what other processes read too is there once.
     model = openvino.Core().read_model(found.folder / MODEL)
     phase.ended("weights")
-    engine = OpenVinoEngine(model, cpu_batch(settings), choice.precision, threads)
+    max_batch = 1 if is_large(choice.seconds, threads) else cpu_batch(settings)
+    engine = OpenVinoEngine(model, max_batch, choice.precision, threads)
     phase.ended("engine")
     engine.prepare(choice.seconds)
     phase.ended("warm_up")

@@ -2,7 +2,7 @@
 
 import logging
 
-from app.engines.engine import LARGE_SECONDS
+from app.engines.engine import is_large
 from app.images import appraisal
 from app.process import cpus, memory
 from app.settings import Settings
@@ -44,8 +44,7 @@ def _worth_it(settings: Settings, choice: derived.Choice) -> int:
     """How many workers answer more than one process does."""
     # What takes a core that long is computed on all of them when it comes alone, which one process can do.
     threads = cpu_threads(settings)
-    large = choice.seconds * threads > LARGE_SECONDS
-    if large or choice.engine != "openvino":
+    if is_large(choice.seconds, threads) or choice.engine != "openvino":
         return 1
     # What was kept is mapped, and what is compiled of it is each worker's own.
     each = (

@@ -76,6 +76,30 @@ def test_threads_share_it_and_a_lone_image_is_answered_alike() -> None:
             assert_alike(batch, expected[4:] if number % 2 else expected[:4])
 
 
+def test_a_large_model_computes_images_one_by_one() -> None:
+    module = timm_model().requires_grad_(False)
+    expected = TorchEngine(module, SETTINGS, "softmax", "cpu", 1).predict(images(8))
+    converted = convert(module, SETTINGS, "softmax")
+    tried = OpenVinoEngine(converted, 4, "fp32", threads=2)
+    assert_alike(tried.predict(images(4)), expected[:4])
+    tried.prepare(0.1)
+    kept = OpenVinoEngine(converted, 1, "fp32", threads=2)
+    kept.prepare(0.1)
+    assert [tried.max_batch, kept.max_batch] == [1, 1]
+    with ThreadPoolExecutor(4) as pool:
+        for engine in (tried, kept):
+            assert_alike([best for (best,) in pool.map(engine.predict, [[image] for image in images(8)])], expected)
+    # What the others compute may have any number of images, as before.
+    assert_alike(OpenVinoEngine(converted, 4, "fp32", threads=1).predict(images(4)), expected[:4])
+
+
+def test_how_long_an_image_takes_one_core_says_whether_a_model_is_large() -> None:
+    for seconds, threads, batch in ((0.04, 1, 1), (0.02, 1, 4), (0.02, 2, 1)):
+        engine = OpenVinoEngine(convert(linear(9), SETTINGS, "softmax"), 4, "fp32", threads)
+        engine.prepare(seconds)
+        assert engine.max_batch == batch
+
+
 class Held(OpenVinoEngine):
     """It cannot be compiled for all cores until it is let go."""
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from app import derive
 from app.bundle import manifest as manifests
+from app.engines.openvino_engine import OpenVinoEngine
 from app.errors import BundleError, SettingsError
 from app.process import cpus
 from app.settings import Settings
@@ -146,6 +148,25 @@ def test_it_belongs_to_a_bundle_a_cpu_and_what_is_asked_for(
     assert len(others - {usual}) == 6
     assert derived.find(asked(bundle, tmp_path)) is None
     assert [record.__dict__["code"] for record in caplog.records] == ["derived_missing"]
+
+
+@pytest.mark.parametrize(("seconds", "batch"), [(0.001, 4), (0.2, 1)])
+def test_a_large_one_is_computed_image_by_image(
+    bundle: Path, root: Path, tmp_path: Path, seconds: float, batch: int
+) -> None:
+    settings = asked(bundle, tmp_path)
+    (made,) = root.iterdir()
+    folder = Path(shutil.copytree(made, tmp_path / made.name))
+    kept = json.loads((folder / derived.FILE_NAME).read_text())
+    (folder / derived.FILE_NAME).write_text(json.dumps({**kept, "seconds": seconds}))
+    loading = Loader(settings)
+    loading.begin()
+    model = loading.model.result()
+    engine = model.engine
+    assert isinstance(engine, OpenVinoEngine)
+    assert (model.derived, engine.max_batch) == (folder, batch)
+    pixels = model.decoder.decode(CAT.read_bytes()).pixels
+    assert len(engine.predict([pixels] * batch)) == batch
 
 
 @pytest.mark.parametrize("options", [{"device": "auto"}, {"require_gpu": True}, {"derived_path": None}])
