@@ -49,6 +49,8 @@ class Loader:
         if self._begun:
             return
         self._begun = True
+        # What is imported stays for good, so looking for garbage in between finds none.
+        gc.disable()
         phase = Phases(self._phases)
         # What cannot be imported is said by the thread, to whoever waits for the model.
         with contextlib.suppress(ImportError, OSError):
@@ -67,8 +69,6 @@ class Loader:
         return _FOR_DERIVED if derived and importlib.util.find_spec("openvino") else ()
 
     def _run(self) -> None:
-        # What is imported stays for good, so looking for garbage in between finds none.
-        gc.disable()
         try:
             model = self._load()
         except Exception as error:  # it belongs to whoever waits for the model
