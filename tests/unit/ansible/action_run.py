@@ -39,4 +39,8 @@ def run_action(
     )
     if module:
         action._execute_module = lambda module_args, **_: module(**module_args)
-    return dict(action.run(task_vars={"inventory_hostname": "gpu-1"}))
+    try:
+        return dict(action.run(task_vars={"inventory_hostname": "gpu-1"}))
+    finally:
+        # Of the folder that Ansible made for the task.
+        action.cleanup()

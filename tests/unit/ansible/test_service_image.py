@@ -6,19 +6,25 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible import constants
+from ansible.errors import AnsibleActionFail
 
 from ansible_collections.gpu_hosts.timm.plugins.action.service_image import (
     LOOK_AT_BUILD,
     LOOK_AT_DD,
     LOOK_AT_SIZE,
     Image,
+    growing,
     read_images,
 )
-from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ANSWER
+from ansible_collections.gpu_hosts.timm.plugins.plugin_utils.watched import ANSWER, FOLDER, Progress, read_progress
 from tests.unit.ansible import playbook_run
+from tests.unit.ansible.action_run import run_action
 
 BUILD = """#0 building with "default" instance using docker driver
 
@@ -165,3 +171,46 @@ def test_what_is_not_what_was_saved_is_removed_again(engine: Path) -> None:
     assert code != 0
     assert "The image on here differs from the one that was saved (svc:1), so it was removed." in said
     assert not (engine / "svc-1").exists()
+
+
+@pytest.fixture
+def parcel(engine: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An image that was saved, for a host that does not have it."""
+    monkeypatch.setattr(constants, "DEFAULT_LOCAL_TMP", str(engine))
+    (engine / "svc-1").write_text(IMAGE)
+    saved: dict[str, Any] = run_action("service_image", state="saved", images=["svc:1"])["parcel"]
+    (engine / "svc-1").unlink()
+    return saved
+
+
+def test_what_was_saved_is_loaded_where_it_is_missing(engine: Path, parcel: dict[str, Any]) -> None:
+    loaded = [run_action("service_image", state="loaded", parcel=parcel)["changed"] for _ in range(2)]
+    assert loaded == [True, False]
+    assert (engine / "svc-1").read_text() == IMAGE
+
+
+def test_a_host_without_room_for_the_archive_gets_nothing(engine: Path, parcel: dict[str, Any]) -> None:
+    (engine / "bin" / "df").write_text("#!/bin/sh\necho Filesystem\necho /dev/x 1 1 0 100% /tmp\n")
+    (engine / "bin" / "df").chmod(0o755)
+    with pytest.raises(AnsibleActionFail, match=r"gpu-1 has only 0 MB free in .*, where the image takes .*Nothing was"):
+        run_action("service_image", state="loaded", parcel=parcel)
+    assert not (engine / "svc-1").exists()
+
+
+def test_an_image_that_the_host_does_not_have_cannot_be_saved(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DEFAULT_LOCAL_TMP", str(engine))
+    with pytest.raises(AnsibleActionFail, match=r"gpu-1 has no image svc:1 \(see `docker image ls` there\)"):
+        run_action("service_image", state="saved", images=["svc:1"])
+
+
+def test_an_archive_that_grows_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    archive = tmp_path / "archive"
+    archive.write_bytes(b"0" * 500)
+    step = Progress("gpu-1", "fetch the image", 1000, "B")
+    with growing(archive, step):
+        deadline = time.monotonic() + 30
+        while (told := read_progress(tmp_path)[0]["done"]) != 500:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+    step.end()
