@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import map_of
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import release_id
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.service_network import labels
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.state_folder import MARKER
 from ansible_collections.gpu_hosts.timm.plugins.modules import (
@@ -329,6 +331,56 @@ class TestReleaseInfo:
         found = run_module(release_info, name="svc", state_dir=str(tmp_path))
         assert "Cannot connect to the Docker daemon" in found["msg"]
         assert docker.asked
+
+
+class TestLiveRelease:
+    """What is said of a host that serves, where nothing but containers and the map is left of it."""
+
+    IDENTITY = release_id(DESIRED["image"]["id"], DESIRED["bundle"]["sha256"], DESIRED["settings"])
+
+    @pytest.fixture
+    def state(self, tmp_path: Path, service: Service, docker: Docker) -> Path:
+        label = "inference-service."
+        labeled = {f"{label}release": self.IDENTITY, f"{label}color": "blue", f"{label}instance": "0"}
+        service.container("svc-blue-0", **labeled)
+        docker.says("network ls", "n1\n")
+        docker.says("network inspect", [{"Id": "n1", "Name": "svc", "Labels": labels("svc")}])
+        map_of(tmp_path / "gateway").parent.mkdir(parents=True)
+        map_of(tmp_path / "gateway").write_text("live blue\n")
+        return tmp_path
+
+    def test_a_look_names_every_part_that_is_lost(self, state: Path) -> None:
+        found = run_module(release_info, name="svc", state_dir=str(state))
+        assert (found["live"]["color"], found["live"]["release"]["release_id"]) == ("blue", self.IDENTITY)
+        assert found["missing"] == [
+            f"{state}/gateway/docker-compose.yml is missing",
+            "svc-blue-0 is not on the Docker network svc",
+            f"{state}/releases/{self.IDENTITY} of the live release is missing or damaged",
+            "its record is missing",
+            f"{state}/{MARKER} does not say that the folder is svc's",
+        ]
+
+    def test_a_release_that_is_there_lacks_what_it_was_made_of(self, state: Path) -> None:
+        kept = state / "releases" / self.IDENTITY
+        kept.mkdir(parents=True)
+        release = {**DESIRED, "release_id": self.IDENTITY}
+        release["settings"] = {**SETTINGS, "env": {"API_DERIVED_PATH": "/app/derived"}}
+        for name, text in {**FILES, "release.json": json.dumps(release)}.items():
+            (kept / name).write_text(text)
+        (state / MARKER).write_text("svc\n")
+        (state / "instances").touch()
+        missing = run_module(release_info, name="svc", state_dir=str(state))["missing"]
+        assert f"{state}/bundles/cats/1/bundle.json of the live release is missing" in missing
+        assert f"{state}/instances is no folder" in missing
+        [derived] = [words for words in missing if words.endswith("has no derived model for the live release")]
+        assert derived.startswith(f"{state}/derived/")
+        assert not [words for words in missing if str(kept) in words or MARKER in words]
+
+    def test_a_deploy_of_what_serves_begins_nothing(self, state: Path) -> None:
+        plan = run_module(release_info, name="svc", state_dir=str(state), desired=DESIRED)["plan"]
+        assert (plan["release_id"], plan["color"], plan["live_color"]) == (self.IDENTITY, "blue", "blue")
+        assert (plan["rollout"], plan["first"], plan["retired"], plan["servers"]) == (False, False, [], ["0"])
+        assert plan["bundle"] == f"{state}/bundles/cats/1"
 
 
 class TestTools:

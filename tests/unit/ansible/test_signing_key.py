@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import functools
 import http.server
-import json
-import subprocess
-import sys
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.signing_key import KeyUnreadableError, primary_fingerprints
+from ansible_collections.gpu_hosts.timm.plugins.modules import signing_key
+from tests.unit.ansible.module_run import run_module
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 FILE = Path(__file__).parent / "fixtures/keys/vendor.asc"
 # As gpg prints it.
 FINGERPRINT = "7F62FA068AEDCE6713A2913013E8E34C35E5C529"
@@ -57,33 +57,46 @@ def address() -> Iterator[str]:
         server.shutdown()
 
 
-def run(target: Path, address: str, *fingerprints: str) -> tuple[int, dict[str, object]]:
-    """The module as Ansible runs it."""
-    arguments = {"url": address, "dest": str(target), "fingerprints": list(fingerprints)}
-    words = ["localhost", "-i", "localhost,", "-c", "local", "-m", "gpu_hosts.timm.signing_key", "-a"]
-    process = subprocess.run(
-        [Path(sys.executable).with_name("ansible"), *words, json.dumps(arguments)],
-        cwd=REPOSITORY,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(target.parent), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return process.returncode, json.loads(process.stdout.split("=>", 1)[1])
+def run(target: Path, address: str, *fingerprints: str, check: bool = False) -> dict[str, Any]:
+    """What the module answers."""
+    return run_module(signing_key, check=check, url=address, dest=str(target), fingerprints=list(fingerprints))
 
 
 def test_the_right_key_is_kept_and_not_fetched_again(tmp_path: Path, address: str) -> None:
     target = tmp_path / "keyrings/vendor.asc"
     spaced = " ".join(FINGERPRINT[place : place + 4] for place in range(0, 40, 4)).lower()
-    assert run(target, address, "0" * 40, spaced)[1]["changed"] is True
+    assert run(target, address, "0" * 40, spaced)["changed"] is True
     assert target.read_bytes() == FILE.read_bytes()
     assert target.stat().st_mode & 0o777 == 0o644
-    assert run(target, address.replace("vendor", "gone"), FINGERPRINT)[1]["changed"] is False
+    assert run(target, address.replace("vendor", "gone"), FINGERPRINT)["changed"] is False
 
 
 def test_another_key_is_refused_and_not_kept(tmp_path: Path, address: str) -> None:
     target = tmp_path / "vendor.asc"
-    code, answer = run(target, address, "0" * 40)
-    assert code != 0
+    answer = run(target, address, "0" * 40)
+    assert answer["failed"]
     assert f"its fingerprint is {FINGERPRINT}, expected {'0' * 40}" in str(answer["msg"])
     assert not target.exists()
+
+
+def test_a_preview_looks_at_the_key_and_keeps_nothing(tmp_path: Path, address: str) -> None:
+    answer = run(tmp_path / "vendor.asc", address, FINGERPRINT, check=True)
+    assert (answer["changed"], answer["fingerprints"]) == (True, [FINGERPRINT])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_and_is_another_key_is_replaced(tmp_path: Path, address: str) -> None:
+    target = tmp_path / "vendor.asc"
+    target.write_text("<html>Please sign in</html>")
+    assert run(target, address, FINGERPRINT)["changed"] is True
+    assert target.read_bytes() == FILE.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("gone.asc", "cannot be fetched: "), ("", "is no signing key: .* Is a proxy")]
+)
+def test_what_is_no_key_says_why(tmp_path: Path, address: str, file: str, said: str) -> None:
+    answer = run(tmp_path / "vendor.asc", address.replace("vendor.asc", file), FINGERPRINT)
+    assert answer["failed"]
+    assert re.search(said, answer["msg"])
+    assert list(tmp_path.iterdir()) == []
