@@ -24,11 +24,12 @@ pytestmark = pytest.mark.trial
 HOST, PORT, SERVICE = "gpu-1", 8000, "timm-classifier"
 PER_SECOND = 20
 CALM_SECONDS = 10
-# As an unattended upgrade does it: Debian's packages restart what they bring, unless a policy forbids it.
+# As an unattended upgrade does it. Debian's package restarts containerd, and leaves dockerd to needrestart or a reboot.
 UPGRADE = """
 rm -f /usr/sbin/policy-rc.d
 apt-get update
 DEBIAN_FRONTEND=noninteractive apt-get install --yes --reinstall docker.io containerd runc
+systemctl restart docker.service
 """
 TROUBLES = {
     "stopped": "systemctl stop docker.socket docker.service; sleep 120; systemctl start docker.service",
@@ -47,6 +48,7 @@ mount --bind /small/service /var/lib/timm-classifier
 systemctl start docker.service
 """
 FILL = "dd if=/dev/zero of=/small/filler bs=64k 2>&1 || true; cat /dev/zero >> /small/filler || true; df /small"
+FILL_AGAIN = "cat /dev/zero >> /small/filler || true; df /small"
 
 
 def report(name: str, client: Answers, **more: Any) -> dict[str, Any]:
@@ -132,8 +134,11 @@ def test_on_a_full_disk_an_instance_that_dies_serves_again(lab: Lab, photograph:
             rounds.append((round(healthy - began, 1), round(time.monotonic() - healthy, 1), names(machine)))
         time.sleep(CALM_SECONDS)
         calm = [answer for answer in client.answers if answer.at > time.monotonic() - CALM_SECONDS / 2]
-    report("full", client, healthy_after_s_served_after_s_and_addresses=rounds, keeper=keeper(machine))
+    said = keeper(machine)
+    report("full", client, healthy_after_s_served_after_s_and_addresses=rounds, keeper=said)
     assert {answer.status for answer in calm} == {200}
+    assert any("kept to start a container" in line for line in said)
+    print(machine.sh(FILL_AGAIN))
     refused = lab.play("deploy", model_bundle_version="B")
     assert refused.code != 0
     assert "No space left on device" in refused.output or "MB are free" in refused.output, refused.output[-4000:]

@@ -144,7 +144,7 @@ def test_requests_that_wait_for_a_run_that_died_are_answered_when_the_keeper_end
 
 
 def test_an_instance_is_reached_where_it_is_though_docker_names_the_address_of_a_dead_one_too(serving: Host) -> None:
-    """As on a full disk, where Docker cannot write down that a container died."""
+    """Docker's resolver has been seen to keep the address of a container that died (moby#24800, moby#36797)."""
     keeper, identity, image = f"{serving.name}-keeper", serving.instance()["Id"], gateway(serving)["Image"]
     name = f"{live_color(socket_of(serving.state_dir / 'gateway'))}-0"
     docker("stop", "--time=1", keeper)

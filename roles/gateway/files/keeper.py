@@ -13,9 +13,12 @@ in the running gateway too, whose requests wait no longer then.
 An engine that starts anew makes its socket anew, and a container sees the old one for ever. So when Docker has been
 silent for a while this ends; Docker starts it again, with the socket of then.
 
-On a full disk Docker cannot write down that a container died, and its resolver goes on naming the address that it had,
-beside the new one. The gateway keeps an address as long as it is named. So it is told where Docker put an instance that
-is healthy, when it has another address and nobody answers there.
+Docker's resolver may go on naming the address of a container that died beside the new one (moby#24800, moby#36797).
+The gateway keeps an address as long as it is named. So it is told where Docker put an instance that is healthy, when it
+has another address and nobody answers there.
+
+On a disk without a free byte Docker starts no container, because it writes a few files for each. So a little room is
+taken while there is plenty, beside the map, and given back when Docker says that it has none.
 
 While a gateway makes way for another one, a file beside the map names it. When that file grows old and no gateway runs
 (the host lost its power at that moment), it is started again.
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import sys
@@ -50,6 +54,12 @@ SIGN_OF_LIFE = "hold.alive"
 AWAY_SECONDS = 60.0
 AWAY = "gateway.away"
 KILLED = 128 + signal.SIGKILL
+# Docker needs less than 100 KB to start a container; what the gateway writes to its log meanwhile takes some, too.
+BALLAST = "ballast"
+BALLAST_BYTES = 8 * 2**20
+# It is taken where so many times its size are free: nobody misses it there.
+BALLAST_SPARE = 8
+NO_ROOM = "no space left on device"
 # These run in the gateway's container, because its admin socket is its user's.
 ASK = """
 import socket, sys
@@ -111,7 +121,7 @@ class Engine(http.client.HTTPConnection):
         finally:
             self.close()
         if response.status >= 400:
-            raise EngineError(f"{method} {path}: {response.status} {body[:200].decode(errors='replace').strip()}")
+            raise EngineError(f"{method} {path}: {response.status} {body[:400].decode(errors='replace').strip()}")
         return json.loads(body) if body else None
 
 
@@ -145,6 +155,34 @@ def write_map(map_file: Path, value: str) -> None:
     new.replace(map_file)
 
 
+class Ballast:
+    """Room on the disk that is kept for the time when there is no other."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def keep(self) -> None:
+        """Take the room, unless it is taken, or too little would be left to others."""
+        if self._path.exists() or self._is_scarce():
+            return
+        try:
+            with self._path.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+        except OSError:
+            self._path.unlink(missing_ok=True)
+
+    def release(self) -> bool:
+        """Give the room back; return whether that helps. Docker's files may lie on another disk, which has some."""
+        if not self._path.exists() or not self._is_scarce():
+            return False
+        self._path.unlink()
+        return True
+
+    def _is_scarce(self) -> bool:
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize < BALLAST_SPARE * BALLAST_BYTES
+
+
 def is_healthy(state: dict[str, Any]) -> bool:
     """Return whether Docker's health check finds a container healthy."""
     return bool((state.get("Health") or {}).get("Status") == "healthy")
@@ -161,6 +199,10 @@ class Keeper:
         self._aimed: dict[str, tuple[str, ...]] = {}
         self._asked: dict[str, float] = {}
         self._age = Age()
+
+    def try_again(self) -> None:
+        """Start at the next look what could not be started a moment ago."""
+        self._tried.clear()
 
     def is_silent(self, sign: Path, patience: float) -> bool:
         """Return whether nobody has touched the file for so many seconds."""
@@ -308,6 +350,12 @@ WORDS = {
 }
 
 
+FULL = (
+    f"The disk is full: gave Docker the {BALLAST_BYTES // 2**20} MiB that were kept to start a container with. "
+    "Free space (`df -h`, `docker system df`)."
+)
+
+
 def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
     """Do what is to be done now; return it as (action, name)."""
     away = map_file.with_name(AWAY)
@@ -339,9 +387,11 @@ def look_after(keeper: Keeper, map_file: Path) -> list[tuple[str, str]]:
 def watch(keeper: Keeper, map_file: Path, pause: float = POLL_SECONDS, patience: float = SILENT_SECONDS) -> None:
     """Look for ever; return when Docker has been silent for too long."""
     answered, problem = time.monotonic(), ""
+    ballast = Ballast(map_file.with_name(BALLAST))
     while time.monotonic() - answered < patience:
         before, problem, silent = problem, "", False
         try:
+            ballast.keep()
             for action, name in look_after(keeper, map_file):
                 say("warning", WORDS[action].format(name))
         except (EngineError, OSError) as error:
@@ -349,6 +399,9 @@ def watch(keeper: Keeper, map_file: Path, pause: float = POLL_SECONDS, patience:
             # Once: what nobody mends would fill the log.
             if problem != before:
                 say("error", problem)
+            if NO_ROOM in problem and ballast.release():
+                say("warning", FULL)
+                keeper.try_again()
         answered = answered if silent else time.monotonic()
         time.sleep(pause)
 

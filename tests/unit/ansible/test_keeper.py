@@ -21,11 +21,14 @@ from roles.gateway.files.keeper import (
     ALIVE_SECONDS,
     AWAY,
     AWAY_SECONDS,
+    BALLAST,
+    BALLAST_BYTES,
     COLOR_LABELS,
     HANG_SECONDS,
     SIGN_OF_LIFE,
     START_SECONDS,
     UP_ELSEWHERE,
+    Ballast,
     Engine,
     EngineError,
     Keeper,
@@ -431,6 +434,81 @@ def test_it_ends_when_the_engine_is_gone_for_good_and_says_why_once(
     live_map.write_text("live blue\n")
     watch(Keeper(Engine(str(tmp_path / "docker.sock")), "svc"), live_map, pause=0.01, patience=0.2)
     assert capsys.readouterr().out.count("No such file or directory") == 1
+
+
+class TestFullDisk:
+    """Docker says for as long as the ballast is there that it has no room."""
+
+    @pytest.fixture
+    def live_map(self, tmp_path: Path) -> Path:
+        path = tmp_path / "live.map"
+        path.write_text("live blue\n")
+        return path
+
+    @pytest.fixture
+    def full(self, live_map: Path) -> Iterator[tuple[Engine, list[str]]]:
+        asked: list[str] = []
+
+        class Full(Answering):
+            started = False
+
+            def do_GET(self) -> None:
+                labels = {"inference-service.color": "blue"}
+                state = HEALTHY if Full.started else {"Status": "exited", "ExitCode": 137}
+                listed = [{"Id": "abc", "Names": ["/svc-blue-0-api-1"], "Labels": labels}]
+                self.answer(200, listed if "json?" in self.path else {"State": state})
+
+            def do_POST(self) -> None:
+                asked.append(self.path)
+                where = f"/var/lib/docker/containers/{64 * 'a'}/.tmp-resolv.conf.hash123"
+                Full.started = not live_map.with_name(BALLAST).exists()
+                if Full.started:
+                    self.answer(204, None)
+                else:
+                    self.answer(500, {"message": f"write {where}: no space left on device"})
+
+        path = str(live_map.with_name("docker.sock"))
+        with socketserver.ThreadingUnixStreamServer(path, Full) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield Engine(path), asked
+            server.shutdown()
+
+    def scarce(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("roles.gateway.files.keeper.BALLAST_SPARE", 2**40)
+
+    def test_the_ballast_is_given_back_and_the_instance_started_at_once(
+        self,
+        full: tuple[Engine, list[str]],
+        live_map: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        engine, asked = full
+        Ballast(live_map.with_name(BALLAST)).keep()
+        self.scarce(monkeypatch)
+        threading.Thread(target=watch, args=(Keeper(engine, "svc"), live_map, 0.05, 0.2), daemon=True).start()
+        deadline = time.monotonic() + START_SECONDS / 2
+        while len(asked) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert asked == ["/containers/abc/start"] * 2
+        assert not live_map.with_name(BALLAST).exists()
+        assert "The disk is full" in capsys.readouterr().out
+
+    def test_it_takes_its_room_once_where_there_is_plenty_and_gives_it_back_where_there_is_none(
+        self, live_map: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = live_map.with_name(BALLAST)
+        ballast = Ballast(path)
+        ballast.keep()
+        ballast.keep()
+        assert path.stat().st_blocks * 512 >= BALLAST_BYTES
+        # Docker's files lie elsewhere.
+        assert not ballast.release()
+        self.scarce(monkeypatch)
+        assert ballast.release()
+        assert not ballast.release()
+        ballast.keep()
+        assert not path.exists()
 
 
 @pytest.mark.parametrize(("content", "color"), [("live green\n", "green"), ("live none\n", ""), ("", ""), (None, "")])
