@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ _UNFINISHED = ".unfinished-"
 
 def main() -> int:
     """Make what is not there; its description is one JSON object on stdout, a failure one line on stderr and exit 1."""
+    # What ends it in the middle is said, too, and nothing half made is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         configured = settings.load()
         logs.configure("error")
@@ -36,6 +39,9 @@ def main() -> int:
         return 1
     except OSError as error:
         sys.stderr.write(f"error[storage]: {error.strerror or error}: {error.filename or configured.derived_path}.\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("error[ended]: It was ended before the model was made. Give it more time or CPUs.\n")
         return 1
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     return 0
@@ -90,25 +96,29 @@ def _make(configured: Settings, folder: Path, sha256: str) -> Choice:
     builder, source = candidates.prepare(configured)
     selected = candidates.choose(configured, builder, source)
     staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
-    if selected.engine.runtime == "openvino":
-        import openvino
+    try:
+        if selected.engine.runtime == "openvino":
+            import openvino
 
-        openvino.save_model(builder.converted(), staging / derived.MODEL, compress_to_fp16=False)
-    choice = Choice(
-        bundle_sha256=sha256,
-        engine=selected.engine.runtime,
-        precision=selected.engine.precision,
-        seconds=selected.seconds,
-        reason=selected.reason,
-        trials=selected.trials,
-        torch_version=torch.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=tuple(manifests.describe(path, staging) for path in sorted(staging.iterdir())),
-    )
-    (staging / derived.FILE_NAME).write_text(choice.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    # The service is another user.
-    for path in (staging, *staging.iterdir()):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+            openvino.save_model(builder.converted(), staging / derived.MODEL, compress_to_fp16=False)
+        choice = Choice(
+            bundle_sha256=sha256,
+            engine=selected.engine.runtime,
+            precision=selected.engine.precision,
+            seconds=selected.seconds,
+            reason=selected.reason,
+            trials=selected.trials,
+            torch_version=torch.__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            files=tuple(manifests.describe(path, staging) for path in sorted(staging.iterdir())),
+        )
+        (staging / derived.FILE_NAME).write_text(choice.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        # The service is another user.
+        for path in (staging, *staging.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    except BaseException:
+        shutil.rmtree(staging)
+        raise
     if folder.exists():
         folder.rename(staging.with_name(f"{staging.name}.damaged"))
         shutil.rmtree(staging.with_name(f"{staging.name}.damaged"))

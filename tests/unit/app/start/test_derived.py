@@ -201,10 +201,10 @@ def test_a_bundle_whose_labels_were_damaged_is_refused_with_it_too(bundle: Path,
     assert caught.value.code == "checksum_mismatch"
 
 
-def run(**environment: str) -> subprocess.CompletedProcess[str]:
-    """What `python -m app.derive` does with an environment."""
+def run(code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """What `python -m app.derive` does with an environment; `code` runs in it before."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("API_")}
-    command = [sys.executable, "-m", "app.derive"]
+    command = [sys.executable, "-c", f"{code}\nimport runpy\nrunpy.run_module('app.derive', run_name='__main__')"]
     return subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=False)
 
 
@@ -221,6 +221,25 @@ def test_the_command_says_what_there_is_in_its_last_line(bundle: Path, root: Pat
     said = json.loads(done.stdout.splitlines()[-1])
     assert (said["made"], said["path"], said["engine"]) == (False, str(next(root.iterdir())), "openvino")
     assert said["bytes"] > 10_000
+
+
+def test_one_that_is_ended_leaves_nothing_half_made(bundle: Path, tmp_path: Path) -> None:
+    done = run(
+        "import openvino, os, pathlib, signal\n"
+        "def ended(model, path, **options):\n"
+        "    pathlib.Path(path).touch()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "openvino.save_model = ended",
+        API_BUNDLE_PATH=str(bundle),
+        API_DERIVED_PATH=str(tmp_path),
+        API_DEVICE="cpu",
+        API_ENGINE="openvino",
+        API_PRECISION="fp32",
+        API_TORCH_THREADS="1",
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error[ended]: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
