@@ -38,7 +38,7 @@ def tuned(model: str, peer: str) -> str:
 def table() -> list[Group]:
     """What is measured by default: a model whose decoding counts, and one whose forward does."""
     small, large = PHOTOS
-    one = ["ours", "ours+workers=auto", "gateway+workers=auto"]
+    one = ["ours", "ours+workers=1", "gateway"]
     two = [f"{kind}+precision={each}" for each in _precisions() for kind in ("ours", "gateway")]
     reduced = [
         f"{tuned(LARGE, 'mosec')}+precision=bf16",
