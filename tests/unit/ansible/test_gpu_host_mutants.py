@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
+import coverage
 import pytest
 
 from tests.collection import COLLECTIONS
@@ -88,6 +89,9 @@ def run_with(finder: Finder, arguments: list[str]) -> int:
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        # What spoilt code reaches is nobody's coverage, and to measure it takes most of the time.
+        if measured := coverage.Coverage.current():
+            measured.stop()
         # What a run of all tests has imported already knows the module as it was.
         for name in [item for item in sys.modules if item.startswith(PACKAGE) or is_a_test(item)]:
             del sys.modules[name]
