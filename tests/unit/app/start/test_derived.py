@@ -201,6 +201,9 @@ def test_a_bundle_whose_labels_were_damaged_is_refused_with_it_too(bundle: Path,
     assert caught.value.code == "checksum_mismatch"
 
 
+OPENVINO = {"API_DEVICE": "cpu", "API_ENGINE": "openvino", "API_PRECISION": "fp32", "API_TORCH_THREADS": "1"}
+
+
 def run(code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """What `python -m app.derive` does with an environment; `code` runs in it before."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("API_")}
@@ -212,10 +215,7 @@ def test_the_command_says_what_there_is_in_its_last_line(bundle: Path, root: Pat
     done = run(
         API_BUNDLE_PATH=str(bundle),
         API_DERIVED_PATH=str(root),
-        API_DEVICE="cpu",
-        API_ENGINE="openvino",
-        API_PRECISION="fp32",
-        API_TORCH_THREADS="1",
+        **OPENVINO,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
@@ -232,10 +232,7 @@ def test_one_that_is_ended_leaves_nothing_half_made(bundle: Path, tmp_path: Path
         "openvino.save_model = ended",
         API_BUNDLE_PATH=str(bundle),
         API_DERIVED_PATH=str(tmp_path),
-        API_DEVICE="cpu",
-        API_ENGINE="openvino",
-        API_PRECISION="fp32",
-        API_TORCH_THREADS="1",
+        **OPENVINO,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error[ended]: ")
