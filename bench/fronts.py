@@ -10,6 +10,7 @@ costs each part in microseconds of a core. The device takes a GPU's time (1 ms a
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -166,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fronts", description="Front ends against one process.")
     parser.add_argument("--fronts", default="0,1,2", help="numbers of front ends; 0 is one process with all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--turns", type=int, default=4, help="of each in a round, in which all of them run")
+    parser.add_argument("--seconds", type=float, default=2, help="of a turn")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--kill", action="store_true", help="kill either side under load instead")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -176,17 +178,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.kill:
         print("\n".join(_kill(options.seconds)))
         return 0
+    compared = [int(number) for number in options.fronts.split(",")]
     cells: dict[tuple[str, int], list[Cell]] = {}
     with tempfile.TemporaryDirectory() as folder:
         photographs = {"500x375": PHOTOGRAPH, "96x96": _small(Path(folder))}
         for _ in range(options.rounds):
-            for fronts in map(int, options.fronts.split(",")):
-                with _serve(fronts) as served:
+            with contextlib.ExitStack() as stack:
+                servers = {fronts: stack.enter_context(_serve(fronts)) for fronts in compared}
+                for served in servers.values():
                     _measure(served, PHOTOGRAPH, options.clients, 1)
-                    for name, photograph in photographs.items():
-                        for clients in (options.clients, 1):
-                            cell = _measure(served, photograph, clients, options.seconds)
-                            cells.setdefault((f"{name}, {clients} clients", fronts), []).append(cell)
+                for (name, photograph), clients in itertools.product(photographs.items(), (options.clients, 1)):
+                    # In turn and briefly: what the machine's neighbors do changes within seconds.
+                    for _, (fronts, served) in itertools.product(range(options.turns), servers.items()):
+                        cell = _measure(served, photograph, clients, options.seconds)
+                        cells.setdefault((f"{name}, {clients} clients", fronts), []).append(cell)
     rows = []
     for (what, fronts), found in sorted(cells.items()):
         middle = {name: statistics.median(getattr(cell, name) for cell in found) for name in Cell.__dataclass_fields__}
