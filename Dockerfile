@@ -122,6 +122,9 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    # The memory of a picture is kept for the next one: getting it anew, page by page, can take as long as decoding.
+    MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=16777216 \
     XDG_CACHE_HOME=/app/.cache \
     TORCH_HOME=/app/.cache/torch \
     HF_HOME=/app/.cache/huggingface \

@@ -392,3 +392,28 @@ def test_decoding_needs_no_torch() -> None:
         "print([name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
     ).stdout
     assert printed.strip() == "[]"
+
+
+def test_memory_of_pictures_is_kept_for_the_next_ones() -> None:
+    # In a process that has loaded no model, as a front end is: whoever frees much changes how memory is kept.
+    code = f"""
+import resource, threading
+from pathlib import Path
+from app.bundle.manifest import Input
+from app.images.decoder import Decoder
+decoder = Decoder(Input.model_validate_json({SQUARE.model_dump_json()!r}), 1_000_000, "fast")
+content = Path({str(CAT)!r}).read_bytes()
+faults = lambda: resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+def decode():
+    at_once = [decoder.decode(content) for _ in range(16)]
+    del at_once
+    before = faults()
+    for _ in range(20):
+        decoder.decode(content)
+    print(faults() - before)
+thread = threading.Thread(target=decode)
+thread.start()
+thread.join()
+"""
+    # A picture of 500x375 is 183 pages.
+    assert int(fresh(code).stdout) < 20
