@@ -32,6 +32,7 @@ from app.fronts import channel, engine_process, slots
 from app.http import server
 from app.process import logs
 from app.start.loader import Loader
+from app.start.served_model import ServedModel
 from app.workers import supervisor
 from bench import load
 from bench.figures import table
@@ -45,11 +46,11 @@ _START_SECONDS = 60
 class _Ready(Loader):
     """A model that is there at once, whose engine sleeps in this process."""
 
-    def _run(self) -> None:
+    def _load(self) -> ServedModel:
         engine = sleeping.SleepingEngine()
         said = sleeping.about(engine)
         served = said.served(self._settings, channel.pair()[0], slots.create(said.layout))
-        self.model.set_result(replace(served, engine=engine))
+        return replace(served, engine=engine)
 
 
 @dataclass

@@ -20,15 +20,7 @@ class RemoteLoader(Loader):
         super().__init__(settings)
         self._door = door
 
-    def _run(self) -> None:
-        try:
-            model = self._wait()
-        except Exception as error:  # it belongs to whoever waits for the model
-            self.model.set_exception(error)
-        else:
-            self.model.set_result(model)
-
-    def _wait(self) -> "ServedModel":
+    def _load(self) -> "ServedModel":
         with self._door:
             channel = channels.come_in(self._door)
         from app.fronts import remote_model

@@ -1,5 +1,7 @@
+import gc
 import socket
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -26,6 +28,18 @@ class Failing(Loader):
     def _run(self) -> None:
         self.gate.wait()
         self.model.set_exception(self.error)
+
+
+def test_a_front_end_collects_garbage_again_once_it_has_its_model() -> None:
+    inside, door = channel.pair()
+    inside.close()
+    loader = RemoteLoader(SETTINGS, door)
+    loader.begin()
+    assert isinstance(loader.model.exception(20), DeviceLostError)
+    end = time.monotonic() + 20
+    while not gc.isenabled() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
