@@ -396,12 +396,13 @@ def test_decoding_needs_no_torch() -> None:
 
 def test_memory_of_pictures_is_kept_for_the_next_ones() -> None:
     # In a process that has loaded no model, as a front end is: whoever frees much changes how memory is kept.
+    settings = SQUARE.model_copy(update={"size": (3, 224, 224), "interpolation": "bicubic", "crop_mode": "center"})
     code = f"""
 import resource, threading
 from pathlib import Path
 from app.bundle.manifest import Input
 from app.images.decoder import Decoder
-decoder = Decoder(Input.model_validate_json({SQUARE.model_dump_json()!r}), 1_000_000, "fast")
+decoder = Decoder(Input.model_validate_json({settings.model_dump_json()!r}), 1_000_000, "fast")
 content = Path({str(CAT)!r}).read_bytes()
 faults = lambda: resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
 def decode():
