@@ -1,7 +1,9 @@
 """HTTP/1.1 as the service speaks it: deaf to offers of another protocol, with errors in the service's own envelope."""
 
+import asyncio
 import json
 import logging
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -14,6 +16,40 @@ log = logging.getLogger("app.access")
 _DETAIL = "The request is not HTTP/1.1 that the service can read."
 
 
+class _Joining:
+    """A transport that sends the head of an answer together with the body behind it.
+
+    uvicorn writes them one after the other: the first would wake a client that has to wait for the second.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's own."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep a head until the body comes; without one it leaves before the event loop waits."""
+        if not self._head and data.startswith(b"HTTP/"):
+            self._head = data
+            asyncio.get_running_loop().call_soon(self._flush)
+        else:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+
+    def close(self) -> None:
+        """Close, after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which answers a request that offers another one (`Upgrade: h2c`) as if it had not.
 
@@ -22,6 +58,11 @@ class Protocol(HttpToolsProtocol):
     """
 
     _offered = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a connection."""
+        joining: Any = _Joining(transport)
+        super().connection_made(joining)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""

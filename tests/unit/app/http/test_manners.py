@@ -49,6 +49,16 @@ def conversation(server: Server, *pieces: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def test_an_answer_comes_in_one_piece(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        for path in ("/health", "/docs") * 10:
+            connection.sendall(b"GET %b HTTP/1.1\r\nHost: test\r\n\r\n" % path.encode())
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            assert length
+            assert len(body) == int(length[1])
+
+
 def offering(request: bytes, protocol: bytes = b"h2c") -> bytes:
     """The request as curl --http2 and Java's client send it: with an offer to speak another protocol."""
     offer = (
