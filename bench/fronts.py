@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.serve is not None:
         return _be_served(options.serve)
     if options.kill:
-        print("\n".join(_kill(options.seconds)))
+        print("\n".join(_kill(options.turns * options.seconds)))
         return 0
     compared = [int(number) for number in options.fronts.split(",")]
     cells: dict[tuple[str, int], list[Cell]] = {}
