@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -25,9 +26,9 @@ class Failing(Loader):
         self.error = error
         self.gate = threading.Event()
 
-    def _run(self) -> None:
+    def _load(self) -> NoReturn:
         self.gate.wait()
-        self.model.set_exception(self.error)
+        raise self.error
 
 
 def test_a_front_end_collects_garbage_again_once_it_has_its_model() -> None:
