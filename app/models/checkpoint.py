@@ -1,6 +1,5 @@
 """Training checkpoints: read without running their code, fitted to the architecture that they are said to have."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from app.models import fitting
 from app.models import reading
 
 from app.models import weights
-from app.bundle.manifest import Design, Head
+from app.bundle.manifest import Design, Head, sha256_of
 from app.errors import BundleError
 from app.models.fitting import Wish
 from app.models.weights import State
@@ -74,12 +73,10 @@ def read(path: Path, wish: Wish) -> Checkpoint:
             f"Architecture: {wish.architecture} as given; the file does not record it, and networks that differ only "
             "in what has no weights (activation, padding) look alike.",
         )
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(
         state=fitted.state,
         design=fitted.design,
-        sha256=sha256,
+        sha256=sha256_of(path),
         metrics=_metrics(content),
         recorded=recorded,
         trainers=fitted.trainers,
