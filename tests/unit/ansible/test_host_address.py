@@ -22,7 +22,8 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import EV
 from tests.integration.support.playbooks import free_port
 
 HOST = "127.0.0.1"
-STATE = "/var/lib/timm-classifier/gateway"
+# Not the default one: this machine may serve the demo.
+STATE = "/var/lib/svc/gateway"
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000 100 0 0 10 0

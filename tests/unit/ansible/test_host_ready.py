@@ -113,6 +113,8 @@ def deploy(folder: Path, hosts: dict[str, dict[str, Any]], **everywhere: Any) ->
         "ansible_python_interpreter": sys.executable,
         "ansible_become": False,
         "model_bundle_source": str(folder / "models"),
+        # Not the default name: this machine may serve the demo.
+        "inference_service_name": "svc",
         "inference_service_state_dir": str(folder / "state"),
         **everywhere,
     }
