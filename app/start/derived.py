@@ -97,10 +97,10 @@ def find(settings: Settings) -> Derived | None:
     root, directory = places
     manifest, sha256 = manifests.read(directory)
     folder = place(root, sha256, settings)
-    if not folder.is_dir():
-        _left_out("derived_missing", f"{root} has no {folder.name}, which this bundle, CPU and settings need")
-        return None
     try:
+        if not folder.is_dir():
+            _left_out("derived_missing", f"{root} has no {folder.name}, which this bundle, CPU and settings need")
+            return None
         choice = read(folder, sha256)
     except ValidationError as error:
         _left_out("derived_refused", f"{folder / FILE_NAME} is not valid: {error.errors()[0]['msg']}")

@@ -27,6 +27,8 @@ WORDS = (NOBODY, *COLORS, *(f"{HOLD}{color}" for color in COLORS))
 IDENTITY = "[0-9a-f]" * 12
 # Below the state folder; role model_bundle puts them there.
 BUNDLES = "bundles"
+# Beside them: what the service's image makes of them for the host's CPU.
+DERIVED = "derived"
 RECORD_SCHEMA = 1
 # Records of releases that are no longer kept: enough to see what happened in the last months.
 KEEP_RECORDS = 200
@@ -45,7 +47,7 @@ def release_id(image_id: str, bundle_sha256: str, settings: dict[str, Any]) -> s
 def derived_folder(state_dir: Path, release: dict[str, Any]) -> Path:
     """Return where lies what the release's image makes of its bundle, for this host's CPU."""
     bundle, image = release["bundle"]["sha256"], release["image"]["id"].removeprefix("sha256:")
-    return state_dir / "derived" / f"{bundle[:12]}-{image[:12]}"
+    return state_dir / DERIVED / f"{bundle[:12]}-{image[:12]}"
 
 
 def bundle_folder(state_dir: Path, release: dict[str, Any]) -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import BUNDLES, put_aside, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import BUNDLES, DERIVED, put_aside, write_atomically
 
 # Says whose folder this is. Without it nothing is removed: the folder may be anybody's.
 MARKER = ".inference-service"
 # What runs of this project make there, beside the locks, which go with the run.
-PARTS = ("releases", "records", "instances", BUNDLES, "derived", "build", "gateway")
+PARTS = ("releases", "records", "instances", BUNDLES, DERIVED, "build", "gateway")
 
 
 class NotOursError(Exception):
@@ -31,17 +31,17 @@ def find_strange(state_dir: Path) -> list[Path]:
 
 
 def find_closed(state_dir: Path) -> dict[Path, int]:
-    """Return what of the bundles the service's user cannot read, with the mode that lets everybody do so."""
-    folder = state_dir / BUNDLES
+    """Return what of the bundles and derived models the service's user cannot read, with the mode that opens it."""
     found = {}
-    # What begins with a dot is a bundle that is still being brought.
-    for path in [folder, *folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"), *folder.glob("[!.]*/[!.]*/**/*")]:
-        if path.is_symlink() or not path.exists():
-            continue
-        mode = path.stat().st_mode & 0o7777
-        opened = mode | (0o555 if path.is_dir() else 0o444)
-        if mode != opened:
-            found[path] = opened
+    for folder in (state_dir / BUNDLES, state_dir / DERIVED):
+        # What begins with a dot is a bundle that is still being brought.
+        for path in [folder, *folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"), *folder.glob("[!.]*/[!.]*/**/*")]:
+            if path.is_symlink() or not path.exists():
+                continue
+            mode = path.stat().st_mode & 0o7777
+            opened = mode | (0o555 if path.is_dir() else 0o444)
+            if mode != opened:
+                found[path] = opened
     return found
 
 

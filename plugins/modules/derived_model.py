@@ -66,7 +66,9 @@ def derive(state_dir: Path, release: dict[str, Any], models: str, timeout: int) 
     """Have it made, and return what the image says of it."""
     folder = derived_folder(state_dir, release)
     for path in (folder.parent, folder):
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        # Whatever the umask: the service reads it as a user of its own.
+        path.chmod(0o755)
     printed = run_docker(command(state_dir, release, models, timeout), timeout=timeout + ALLOWANCE)
     said: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return said

@@ -14,6 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
+    DERIVED,
     IDENTITY,
     ReleaseError,
     bundle_folder,
@@ -99,7 +100,7 @@ def prune_derived(state_dir: Path, used: list[dict[str, Any]]) -> list[str]:
     needed = {derived_folder(state_dir, release) for release in used}
     old = [
         path
-        for path in sorted((state_dir / "derived").glob(f"{IDENTITY}-{IDENTITY}"))
+        for path in sorted((state_dir / DERIVED).glob(f"{IDENTITY}-{IDENTITY}"))
         if path not in needed and path.is_dir() and not path.is_symlink()
     ]
     for path in old:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ def test_the_image_gets_the_releases_settings_and_limits_and_one_folder_to_write
 
 def test_what_the_image_says_last_is_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_docker(tmp_path, DOCKER, monkeypatch)
-    assert derive(tmp_path, RELEASE, "/app/models", 9) == {
+    before = os.umask(0o077)
+    try:
+        said = derive(tmp_path, RELEASE, "/app/models", 9)
+    finally:
+        os.umask(before)
+    assert said == {
         "made": True,
         "engine": "openvino",
         "precision": "bf16",
         "reason": "It is faster.",
     }
-    # Readable for the service's user, whatever the run's umask.
-    assert derived_folder(tmp_path, RELEASE).stat().st_mode & 0o777 == 0o755
+    folder = derived_folder(tmp_path, RELEASE)
+    assert [path.stat().st_mode & 0o777 for path in (folder.parent, folder)] == [0o755, 0o755]
 
 
 def test_its_refusal_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,3 +93,15 @@ def test_bundles_that_somebody_closed_can_be_read_again(tmp_path: Path) -> None:
     assert mark(tmp_path, "cats")
     assert [path.stat().st_mode & 0o777 for path in (bundle, bundle / "labels.txt", coming)] == [0o755, 0o644, 0o700]
     assert not mark(tmp_path, "cats")
+
+
+def test_derived_models_that_a_umask_closed_can_be_read_again(tmp_path: Path) -> None:
+    mark(tmp_path, "cats")
+    derived = tmp_path / "derived"
+    (derived / "a-b" / "c").mkdir(parents=True)
+    derived.chmod(0o700)
+    (derived / "a-b" / "c" / "model.bin").touch(mode=0o600)
+    assert mark(tmp_path, "cats")
+    assert derived.stat().st_mode & 0o777 == 0o755
+    assert (derived / "a-b" / "c" / "model.bin").stat().st_mode & 0o777 == 0o644
+    assert not mark(tmp_path, "cats")

@@ -135,6 +135,11 @@ def test_a_damaged_one_is_left_out_with_a_line_and_made_again(
     assert (tmp_path / ".snapshot" / "precious").is_dir()
 
 
+def test_a_folder_that_cannot_be_looked_into_is_left_out(bundle: Path, tmp_path: Path) -> None:
+    """As under a umask of 077; a name of 300 letters is refused to root, too."""
+    assert derived.find(asked(bundle, tmp_path / ("x" * 300))) is None
+
+
 def test_it_belongs_to_a_bundle_a_cpu_and_what_is_asked_for(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
