@@ -142,7 +142,8 @@ def is_kept(folder: Path) -> bool:
     try:
         release = read_json(folder / "release.json")
         files = ["release.env", "service.env", *release["settings"]["compose_files"]]
-        return release["release_id"] == folder.name and all((folder / name).is_file() for name in files)
+        known = all(isinstance(text, str) for text in (release["image"]["id"], release["bundle"]["sha256"]))
+        return known and release["release_id"] == folder.name and all((folder / name).is_file() for name in files)
     except (ReleaseError, KeyError, TypeError):
         return False
 

@@ -38,7 +38,9 @@ TOP = [{"class_id": 3, "class_name": "Bengal", "probability": 0.6}]
 PREDICTIONS = {"top_5_predictions": [{"class_id": 3, "class_name": "Bengal", "confidence": 0.6}]}
 SETTINGS = {"compose_files": ["docker-compose.yml"]}
 FILES = {
-    "release.json": json.dumps({"release_id": RELEASE, "settings": SETTINGS}),
+    "release.json": json.dumps(
+        {"release_id": RELEASE, "bundle": {"sha256": "b" * 64}, "image": {"id": "sha256:1"}, "settings": SETTINGS}
+    ),
     "docker-compose.yml": "services: {}",
     "release.env": "",
     "service.env": "",

@@ -238,7 +238,12 @@ def keep_release(state_dir: Path, identity: str) -> Path:
     """Write a release's folder as release_prepare does."""
     folder = state_dir / "releases" / identity
     folder.mkdir(parents=True)
-    release = {"release_id": identity, "settings": {"compose_files": ["docker-compose.yml"]}}
+    release = {
+        "release_id": identity,
+        "bundle": {"sha256": "b" * 64},
+        "image": {"id": "sha256:a"},
+        "settings": {"compose_files": ["docker-compose.yml"]},
+    }
     (folder / "release.json").write_text(json.dumps(release))
     for name in ("release.env", "service.env", "docker-compose.yml"):
         (folder / name).write_text("")
@@ -315,6 +320,12 @@ class TestFiles:
         (keep_release(tmp_path, B) / damage).unlink()
         (keep_release(tmp_path, C) / "release.json").write_text("{")
         assert kept_releases(tmp_path) == [A]
+
+    @pytest.mark.parametrize("part", ["bundle", "image", "settings"])
+    def test_a_description_without_what_is_started_is_none(self, tmp_path: Path, part: str) -> None:
+        path = keep_release(tmp_path, A) / "release.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), part: {}}))
+        assert kept_releases(tmp_path) == []
 
     def test_a_failed_write_leaves_the_old_content_and_nothing_else(self, tmp_path: Path) -> None:
         path = tmp_path / "live.map"

@@ -261,7 +261,12 @@ class TestAcceptance:
 class TestPrepare:
     @staticmethod
     def files(note: str) -> dict[str, str]:
-        release = {"release_id": "aaaaaaaaaaaa", "settings": {"compose_files": ["docker-compose.yml"]}}
+        release = {
+            "release_id": "aaaaaaaaaaaa",
+            "bundle": {"sha256": "b" * 64},
+            "image": {"id": "sha256:a"},
+            "settings": {"compose_files": ["docker-compose.yml"]},
+        }
         return {"release.json": json.dumps(release), "docker-compose.yml": note, "release.env": "", "service.env": note}
 
     def test_a_release_is_written_once_and_never_again(self, tmp_path: Path) -> None:
