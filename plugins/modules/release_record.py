@@ -12,7 +12,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, run_docker
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import (
+    LABEL_NAME,
+    DockerError,
+    inspect_listed,
+    run_docker,
+)
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.host_address import state_folder_of
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     DERIVED,
     IDENTITY,
@@ -24,6 +30,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
     prune_records,
     read_json,
     read_records,
+    read_release,
     releases_to_keep,
     write_record,
 )
@@ -33,7 +40,8 @@ module: release_record
 short_description: Append a release record and prune old releases
 description:
   - Writes C(records/SEQUENCE-RELEASE.json). After a good run it removes releases beyond O(keep), with the bundles and
-    images that only they used, and what was derived of these. The live release and the one before it always stay.
+    images that only they used, and what was derived of these. The live release and the one before it always stay, and
+    so does an image that another service of the host can go back to.
 options:
   state_dir: {description: The service's state directory, type: path, required: true}
   record: {description: What happened, type: dict, required: true}
@@ -90,9 +98,21 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
         if old["image"]["id"] not in images:
             # An image that something else still uses, or that is gone already, is none of our business.
             with contextlib.suppress(DockerError):
-                run_docker(["image", "rm", *own_names(old["image"])])
-                pruned.append(f"image {old['image']['id'][:19]}")
+                if old["image"]["id"] not in images_beside(state_dir):
+                    run_docker(["image", "rm", *own_names(old["image"])])
+                    pruned.append(f"image {old['image']['id'][:19]}")
     return [*pruned, *prune_derived(state_dir, used)]
+
+
+def images_beside(state_dir: Path) -> set[str]:
+    """Return the images that other services of this host can go back to; no container need run of them."""
+    containers = inspect_listed("--all", f"--filter=label={LABEL_NAME}")
+    folders = {Path(folder).resolve() for folder in map(state_folder_of, containers) if folder}
+    return {
+        read_release(folder, identity)["image"]["id"]
+        for folder in folders - {state_dir.resolve()}
+        for identity in kept_releases(folder)
+    }
 
 
 def prune_derived(state_dir: Path, used: list[dict[str, Any]]) -> list[str]:

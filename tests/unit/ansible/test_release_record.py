@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from ansible_collections.gpu_hosts.timm.plugins.modules.release_prepare import w
 from ansible_collections.gpu_hosts.timm.plugins.modules.release_record import prune, repository_of
 
 OLD, MIDDLE, LIVE = "0" * 12, "1" * 12, "f" * 12
-# Answers as Docker does: the tags of an image, and what it was told to remove.
+# Answers as Docker does: the tags of an image, the containers of other services, and what it was told to remove.
 DOCKER = """#!/bin/sh
 case "$1 $2" in
   "image inspect") for last; do :; done; cat "{folder}/$last" 2>/dev/null ;;
+  "ps --quiet") cat "{folder}/containers" ;;
+  "inspect --type") cat "{folder}/inspected" ;;
   "image rm") shift 2; echo "$*" >>"{folder}/removed" ;;
 esac
 """
@@ -29,6 +32,7 @@ class Host:
         self.state = folder / "state"
         self.images = folder / "images"
         self.images.mkdir()
+        (self.images / "containers").touch()
         for number, identity in enumerate((OLD, MIDDLE, LIVE)):
             self.release(identity, version=str(number), image=f"sha256:{number}")
 
@@ -135,6 +139,20 @@ def test_a_tag_of_somebody_else_keeps_the_image(host: Host, tags: str, removed: 
     (host.images / "sha256:0").write_text(tags)
     host.prune(MIDDLE)
     assert host.removed == removed
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_image_that_another_service_can_go_back_to_stays(host: Host, tmp_path: Path, kept: bool) -> None:
+    """Docker keeps what a container has; a release that served before has none."""
+    folder = tmp_path / "other" / "releases" / MIDDLE
+    shutil.copytree(host.state / "releases" / OLD, folder)
+    described = (folder / "release.json").read_text().replace(OLD, MIDDLE if kept else LIVE)
+    (folder / "release.json").write_text(described)
+    mounts = [{"Source": str(tmp_path / "other" / "gateway" / "conf")}]
+    (host.images / "containers").write_text("cafe\n")
+    (host.images / "inspected").write_text(json.dumps([{"Mounts": mounts}, {"Mounts": None}]))
+    host.prune(MIDDLE)
+    assert host.removed == ([] if kept else ["svc:0"])
 
 
 def test_what_a_damaged_release_used_stays(host: Host) -> None:
