@@ -27,6 +27,12 @@ STEPS = (
         "free space, restart Docker (`systemctl restart docker`), then run the playbook again.",
     ),
     (
+        r"No instance of the service is ready|gateway does not reach the candidate",
+        "If the instances are healthy (`docker ps`), the gateway does not reach them: they listen on 127.0.0.1 only, or "
+        "a firewall lies between. Restart Docker, which makes its rules again (`systemctl restart docker`), then run "
+        "the playbook again.",
+    ),
+    (
         r"needs more memory than inference_service_memory",
         "Set a higher inference_service_memory, or take a smaller model, then run the playbook again.",
     ),

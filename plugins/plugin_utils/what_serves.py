@@ -17,7 +17,7 @@ def what_serves(look: Mapping[str, Any], expected: str = "", failed: str = "") -
     if not look["answers"]:
         if not expected:
             return "Nothing serves: no release was live before, and what had been started was removed."
-        return f"NOTHING ANSWERS where release {expected} served: {look['reason']}."
+        return f"NOTHING ANSWERS where release {expected} served: {look['reason'].rstrip('.')}."
     release, url = look["release"], look["url"]
     if release == expected:
         return f"Release {release} keeps serving at {url}."

@@ -585,6 +585,8 @@ class TestNextStep:
             ("[Errno 28] No space left on device", "df -h"),
             ('Conflict. The container name "/svc-keeper" is already in use by container "4bd5".', "restart docker"),
             ("no answer from http://127.0.0.1:8000/api/v1/predict: timed out", "systemctl restart docker"),
+            ('status 503: {"detail":"No instance of the service is ready. Try again', "systemctl restart docker"),
+            ("The gateway does not reach the candidate: L4TOUT", "listen on 127.0.0.1 only"),
             ("something new", "docs/TROUBLESHOOTING.md"),
         ],
     )

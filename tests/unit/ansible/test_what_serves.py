@@ -20,6 +20,7 @@ SILENT = dataclasses.asdict(Look(reason="http://127.0.0.1:8000: refused"))
         (LIVE, "bb", "Release aa (small A) serves at http://127.0.0.1:8000."),
         (LIVE, "", "Release aa (small A) serves at http://127.0.0.1:8000."),
         (SILENT, "aa", "NOTHING ANSWERS where release aa served: http://127.0.0.1:8000: refused."),
+        ({**SILENT, "reason": "Try again."}, "aa", "NOTHING ANSWERS where release aa served: Try again."),
         (SILENT, "", "Nothing serves: no release was live before, and what had been started was removed."),
         ({"msg": "Docker is gone"}, "aa", "What is served now is not known: Docker is gone."),
     ],
