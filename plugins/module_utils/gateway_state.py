@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
     published,
 )
 
-# How long a gateway that starts may be without its admin socket.
+# How long a gateway that starts may take until it listens on its admin socket.
 SOCKET_SECONDS = 2.0
 # The wanted gateway as role gateway describes it.
 WANTED_OPTIONS = {
@@ -66,15 +68,27 @@ def is_cut_off(inspected: dict[str, Any], proc: Path = Path("/proc")) -> bool:
     return False
 
 
+def _takes_connections(place: Path) -> bool:
+    """Return whether somebody listens on a socket."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1)
+        connection.connect(str(place))
+        return True
+    return False
+
+
 def is_deaf(inspected: dict[str, Any], seconds: float = SOCKET_SECONDS) -> bool:
-    """Return whether a gateway runs without its admin socket, which somebody removed; one that starts makes it."""
+    """Return whether a gateway cannot be told anything: its admin socket was removed, or it ends as often as it starts.
+
+    Docker says of one that it starts again and again that it runs.
+    """
     folders = [
         Path(mount["Source"]) for mount in inspected.get("Mounts") or [] if mount["Destination"] == SOCKET_FOLDER
     ]
     if not folders or not inspected["State"].get("Running"):
         return False
     deadline = time.monotonic() + seconds
-    while not (folders[0] / Path(SOCKET).name).exists():
+    while not _takes_connections(folders[0] / Path(SOCKET).name):
         if time.monotonic() >= deadline:
             return True
         time.sleep(0.1)
