@@ -24,6 +24,8 @@ from tests.integration.support.damage import CRASHING, DAMAGES, PAIRED, newest_r
 from tests.integration.support.load import get
 from tests.integration.support.playbooks import ROOT, Host, Run, docker
 
+# Longer than a gateway takes to notice that an instance is gone.
+NOTICED_SECONDS = 3
 # The matrix takes every single damage with every run, and this many pairs; what the runs said goes to .reports/life.
 PAIRS = int(os.environ.get("INFERENCE_TEST_PAIRS", "20"))
 
@@ -47,6 +49,20 @@ def served_soon(host: Host) -> str:
     deadline = time.monotonic() + 30
     while not (version := served(host)) and time.monotonic() < deadline:
         time.sleep(0.2)
+    return version
+
+
+def served_still(host: Host) -> str:
+    """Return what a host answers with when its gateway has noticed what was done to it, '' when it does not.
+
+    A request that came before that is answered by an instance that starts, and the next ones find nobody.
+    """
+    version = served(host)
+    while version:
+        time.sleep(NOTICED_SECONDS)
+        before, version = version, served(host)
+        if before == version:
+            break
     return version
 
 
@@ -195,7 +211,7 @@ def test_after_any_damage_one_run_serves(whole: Host, names: tuple[str, ...], ru
         other = "A" if version == "B" else "B"
         whole.variables["model_bundle_version"] = other if run == "other" else version
         damage(whole, names)
-        before = served(whole)
+        before = served_still(whole)
         is_left = any(item["Config"]["Labels"].get(LABEL_RELEASE) == release for item in whole.containers())
         if run == "same":
             status = play("status")
