@@ -28,9 +28,9 @@ STEPS = (
     ),
     (
         r"No instance of the service is ready|gateway does not reach the candidate",
-        "If the instances are healthy (`docker ps`), the gateway does not reach them: they listen on 127.0.0.1 only, or "
-        "a firewall lies between. Restart Docker, which makes its rules again (`systemctl restart docker`), then run "
-        "the playbook again.",
+        "If the instances are healthy (`docker ps`), the gateway does not reach them: they listen on 127.0.0.1 only, "
+        "or a firewall lies between. Restart Docker, which makes its rules again (`systemctl restart docker`), then "
+        "run the playbook again.",
     ),
     (
         r"needs more memory than inference_service_memory",

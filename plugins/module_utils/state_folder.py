@@ -5,7 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import BUNDLES, DERIVED, put_aside, write_atomically
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.releases import (
+    BUNDLES,
+    DERIVED,
+    put_aside,
+    write_atomically,
+)
 
 # Says whose folder this is. Without it nothing is removed: the folder may be anybody's.
 MARKER = ".inference-service"

@@ -23,7 +23,8 @@ short_description: Mark the folder of a service's state, or remove what it holds
 description:
   - V(purged) removes releases, bundles, records and the gateway's files by their names, and only from a folder that
     V(marked) has made known as this service's. Whatever else lies there stays.
-  - V(marked) also puts aside a file that lies where one of those folders belongs, and lets everybody read the bundles and derived models.
+  - V(marked) also puts aside a file that lies where one of those folders belongs, and lets everybody read the bundles
+    and derived models.
 options:
   state_dir: {description: The service's state directory, type: path, required: true}
   name: {description: Name of the service, type: str, required: true}
