@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.docker_host import DockerError, inspect_listed, run_docker
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_paths import SOCKET, SOCKET_FOLDER
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import connect
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import (
     GATEWAY,
     LABEL_COMPOSE_ONE_OFF,
@@ -70,9 +70,7 @@ def is_cut_off(inspected: dict[str, Any], proc: Path = Path("/proc")) -> bool:
 
 def _takes_connections(place: Path) -> bool:
     """Return whether somebody listens on a socket."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1)
-        connection.connect(str(place))
+    with contextlib.suppress(OSError), connect(place, timeout=1):
         return True
     return False
 

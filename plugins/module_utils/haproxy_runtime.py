@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import re
 import socket
 import time
@@ -25,12 +26,25 @@ class GatewayError(Exception):
     """The gateway did not answer, or refused a command."""
 
 
+def connect(admin_socket: Path, timeout: float = 5) -> socket.socket:
+    """Return a connection to the socket, however long its path is: the kernel takes one of 107 bytes at most."""
+    folder = os.open(admin_socket.parent, os.O_PATH | os.O_DIRECTORY)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(f"/proc/self/fd/{folder}/{admin_socket.name}")
+    except OSError:
+        connection.close()
+        raise
+    finally:
+        os.close(folder)
+    return connection
+
+
 def command(admin_socket: Path, text: str, timeout: float = 5) -> str:
     """Send one command and return the answer; raise GatewayError when nobody answers on the socket."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(str(admin_socket))
+        with connect(admin_socket, timeout) as connection:
             connection.sendall(text.encode() + b"\n")
             chunks = []
             while chunk := connection.recv(65536):
@@ -222,9 +236,7 @@ def finish(
     a client keeps with the next answer, and one without a request is waited for no longer than kept_seconds.
     """
     deadline = time.monotonic() + seconds
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(5)
-        connection.connect(str(admin_socket))
+    with contextlib.suppress(OSError), connect(admin_socket) as connection:
         connection.sendall(b"prompt\n")
         _until_prompt(connection)
         stop_accepting()

@@ -21,6 +21,7 @@ from ansible_collections.gpu_hosts.timm.plugins.module_utils.gateway_state impor
     parse_config_hashes,
     parse_container,
 )
+from ansible_collections.gpu_hosts.timm.plugins.module_utils.haproxy_runtime import connect
 from ansible_collections.gpu_hosts.timm.plugins.module_utils.published import Address
 
 WANTED = {"gateway": "aa", "keeper": "bb"}
@@ -43,6 +44,18 @@ def test_a_gateway_that_cannot_be_told_anything_is_found(tmp_path: Path) -> None
         assert is_deaf(inspected, seconds=0)
         listener.listen()
         assert not is_deaf(inspected, seconds=0)
+
+
+def test_a_socket_is_reached_however_long_its_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("admin.sock")
+        with pytest.raises(ConnectionRefusedError):
+            connect(folder / "admin.sock")
+        listener.listen()
+        connect(folder / "admin.sock").close()
 
 
 @pytest.mark.parametrize(
