@@ -158,7 +158,7 @@ def compare_containers(containers: Iterable[Container], wanted: dict[str, str]) 
         elif container.config_hash != config_hash:
             found.append(f"the container of {service} was made from another configuration")
         elif container.cut_off:
-            found.append(f"the container of {service} has lost its folders or its socket")
+            found.append(f"the container of {service} has lost its folders, or nobody answers at its socket")
     found += [f"the container of {service} is not wanted" for service in sorted(set(present) - set(wanted))]
     left = [container for container in containers if container not in present.values()]
     return found + [f"an interrupted run left the container {container.name}" for container in left]

@@ -139,7 +139,8 @@ def test_a_container_whose_folders_were_removed_under_it_is_cut_off(tmp_path: Pa
 
 def test_a_container_that_is_cut_off_is_a_difference() -> None:
     containers = [dataclasses.replace(GATEWAY, cut_off=True), KEEPER]
-    assert compare_containers(containers, WANTED) == ["the container of gateway has lost its folders or its socket"]
+    said = ["the container of gateway has lost its folders, or nobody answers at its socket"]
+    assert compare_containers(containers, WANTED) == said
 
 
 @pytest.mark.parametrize(
