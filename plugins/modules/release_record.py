@@ -80,7 +80,7 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
     used = [live, *(release for name, release in described.items() if name in keep)]
     bundles = {bundle_folder(state_dir, release) for release in used}
     images = {release["image"]["id"] for release in used}
-    pruned = []
+    pruned, unused = [], []
     for name, path in releases.items():
         if name in keep:
             continue
@@ -96,12 +96,25 @@ def prune(state_dir: Path, keep: list[str], live: dict[str, Any]) -> list[str]:
             shutil.rmtree(bundle)
             pruned.append(f"bundle {bundle.parent.name} {bundle.name}")
         if old["image"]["id"] not in images:
-            # An image that something else still uses, or that is gone already, is none of our business.
-            with contextlib.suppress(DockerError):
-                if old["image"]["id"] not in images_beside(state_dir):
-                    run_docker(["image", "rm", *own_names(old["image"])])
-                    pruned.append(f"image {old['image']['id'][:19]}")
-    return [*pruned, *prune_derived(state_dir, used)]
+            unused.append(old["image"])
+    return [*pruned, *remove_images(state_dir, unused), *prune_derived(state_dir, used)]
+
+
+def remove_images(state_dir: Path, images: list[dict[str, Any]]) -> list[str]:
+    """Remove images that this service no longer uses, where it is known that no other one of the host needs them."""
+    try:
+        beside = images_beside(state_dir) if images else set()
+    except (DockerError, ReleaseError, OSError):
+        return []
+    removed = []
+    for image in images:
+        if image["id"] in beside:
+            continue
+        # An image that something else still uses, or that is gone already, is none of our business.
+        with contextlib.suppress(DockerError):
+            run_docker(["image", "rm", *own_names(image)])
+            removed.append(f"image {image['id'][:19]}")
+    return removed
 
 
 def images_beside(state_dir: Path) -> set[str]:
