@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
 # A model's thread asks for the interpreter between two operators, some hundred times in a forward. By default it would
 # wait 5 ms each time for a thread that imports or parses.
 _SWITCH_SECONDS = 0.0005
-# What a derived model is read and compiled by.
-_FOR_DERIVED = ("app.start.derived", "app.images.decoder", "app.engines.openvino_engine")
+# What a derived model is found by, and what it is compiled by.
+_FINDS, _COMPILES = ("app.start.derived",), ("app.images.decoder", "app.engines.openvino_engine")
 
 
 def _tidy_up() -> None:
     """Collect garbage, and spare the collector what is left between requests."""
     gc.collect()
     gc.freeze()
+
+
+def _import(names: Iterable[str]) -> None:
+    # What cannot be imported is said by the thread, to whoever waits for the model.
+    with contextlib.suppress(ImportError, OSError):
+        for name in names:
+            importlib.import_module(name)
 
 
 class Loader:
@@ -43,6 +51,7 @@ class Loader:
         self.told = False
         self._phases = {"import": 0.0}
         self._begun = False
+        self._imported = threading.Event()
 
     def begin(self) -> None:
         """Start the thread, unless it runs already."""
@@ -51,22 +60,20 @@ class Loader:
         self._begun = True
         # What is imported stays for good, so looking for garbage in between finds none.
         gc.disable()
+        derived = self._has_derived()
         phase = Phases(self._phases)
-        # What cannot be imported is said by the thread, to whoever waits for the model.
-        with contextlib.suppress(ImportError, OSError):
-            for name in self._at_once():
-                importlib.import_module(name)
+        _import(_FINDS if derived else ())
         phase.ended("import")
         sys.setswitchinterval(_SWITCH_SECONDS)
         threading.Thread(target=self._run, name="loader", daemon=True).start()
+        # Beside the proof of its files, which leaves the interpreter to others, but before HTTP: two threads that
+        # import take turns, and neither is done early.
+        _import(_COMPILES if derived else ())
+        self._imported.set()
 
-    def _at_once(self) -> tuple[str, ...]:
-        """What is imported before HTTP, not beside it: two threads that import take turns, and neither is done early.
-
-        The rest of a start with a derived model leaves the interpreter to HTTP.
-        """
-        derived = self._kept_for.derived_path and self._kept_for.device == "cpu"
-        return _FOR_DERIVED if derived and importlib.util.find_spec("openvino") else ()
+    def _has_derived(self) -> bool:
+        asked = self._kept_for.derived_path and self._kept_for.device == "cpu"
+        return bool(asked and importlib.util.find_spec("openvino"))
 
     def _run(self) -> None:
         try:
@@ -88,6 +95,8 @@ class Loader:
         phase.ended("import")
         found = derived.find(self._kept_for)
         phase.ended("weights")
+        self._imported.wait()
+        phase.ended("import")
         return (found and derived.load(self._settings, found, self._phases)) or self._with_torch(found)
 
     def _with_torch(self, found: "Derived | None") -> "ServedModel":
