@@ -51,7 +51,10 @@ def is_plain_name(name: str) -> bool:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    # A part of a whole is validated with it, and needs no validator of its own.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
 
 _Positive = Annotated[float, Field(gt=0)]

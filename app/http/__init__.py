@@ -1,1 +1,12 @@
 """HTTP: from a socket to a request, and from an answer or an error back to the socket."""
+
+import importlib
+
+from pydantic import BaseModel
+
+# Half of FastAPI's import is spent on the validators of an OpenAPI document's parts, which wait until one is asked for.
+BaseModel.model_config["defer_build"] = True
+try:
+    importlib.import_module("fastapi")
+finally:
+    del BaseModel.model_config["defer_build"]

@@ -80,3 +80,16 @@ def test_openvino_converts_a_model_after_a_lean_import_and_brings_nothing_heavy(
         "inputs = len(convert(model, settings, 'softmax').inputs)\n"
         f"print(json.dumps([inputs, [name for name in {HEAVY!r} if name in sys.modules]]))"
     ) == [1, []]
+
+
+def test_http_builds_no_validators_for_a_document_that_nobody_asked_for() -> None:
+    printed = fresh(
+        "import json, app.http.server\n"
+        "from fastapi import FastAPI\n"
+        "from fastapi.openapi import models\n"
+        "from pydantic import BaseModel\n"
+        "class Whole(BaseModel): pass\n"
+        "print(json.dumps([models.OpenAPI.__pydantic_complete__, Whole.__pydantic_complete__, "
+        "FastAPI(title='a', version='1').openapi()['info']['title']]))"
+    ).stdout
+    assert json.loads(printed) == [False, True, "a"]
