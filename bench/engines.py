@@ -7,13 +7,17 @@ Prints a table of every way to compute the model: how fast, how much it changes 
 """
 
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.engines.engine import Build
+from app.derive import derive
+from app.engines.engine import Build, Engine
 from app.engines.selection import Selection, WantedPrecision
 from app.settings import Settings
 from app.start import candidates
+from app.start.loader import Loader
 from bench.figures import table
 
 if TYPE_CHECKING:
@@ -36,6 +40,22 @@ def as_served(folder: Path, max_batch: int, precision: WantedPrecision = "auto")
     """What the service would choose."""
     asked = _asked(folder, max_batch, precision)
     return candidates.choose(asked, *candidates.prepare(asked))
+
+
+def deployed(folder: Path, precision: WantedPrecision = "auto") -> Engine:
+    """What a deployment computes with: what is made of the bundle once and kept."""
+    with tempfile.TemporaryDirectory() as kept:
+        asked = Settings(bundle_path=folder, device="cpu", precision=precision, derived_path=Path(kept))
+        derive(asked)
+        loading = Loader(asked)
+        loading.begin()
+        engine = loading.model.result().engine
+    for thread in threading.enumerate():
+        if thread.name == "lone":
+            thread.join()
+    if not isinstance(engine, Engine):
+        raise TypeError(engine)
+    return engine
 
 
 def converted(folder: Path) -> "openvino.Model":

@@ -18,14 +18,13 @@ def main() -> None:
     """Measure every core; nothing a second where the precision is refused."""
     bundle, seconds = Path(sys.argv[1]), float(sys.argv[3])
     try:
-        engine = engines.as_served(bundle, limits.BATCH, cast(WantedPrecision, sys.argv[2])).engine
+        engine = engines.deployed(bundle, cast(WantedPrecision, sys.argv[2]))
     except BundleError as error:
         print(json.dumps({"engine": error.detail, "rate": 0.0}))
         return
     height, width = read(bundle)[0].input.size[1:]
-    images = [np.zeros((height, width, 3), np.uint8)] * limits.BATCH
-    with engine.as_served():
-        rate = limits.rate(partial(limits.forward, engine, images), seconds)
+    images = [np.zeros((height, width, 3), np.uint8)] * engine.max_batch
+    rate = limits.rate(partial(limits.forward, engine, images), seconds)
     print(json.dumps({"engine": f"{engine.runtime} {engine.precision}", "rate": rate}))
 
 

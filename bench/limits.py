@@ -26,7 +26,6 @@ from bench import engines
 from bench.figures import combined, parse_wrk
 from bench.load import cpu_seconds
 
-BATCH = 4
 _CONNECTIONS = 8
 
 
@@ -104,15 +103,15 @@ def main() -> None:
     """Print the rates of one bundle and one photograph as JSON."""
     bundle, path, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     settings = read(bundle)[0].input
-    selection = engines.as_served(bundle, BATCH, cast(WantedPrecision, sys.argv[4]))
+    engine = engines.deployed(bundle, cast(WantedPrecision, sys.argv[4]))
     height, width = settings.size[1:]
-    images = [np.zeros((height, width, 3), np.uint8)] * BATCH
+    images = [np.zeros((height, width, 3), np.uint8)] * engine.max_batch
     decoder = Decoder(settings, engines.LARGEST, "fast")
-    computed = rate(partial(forward, selection.engine, images), seconds)
+    computed = rate(partial(forward, engine, images), seconds)
     decode = rate(partial(_decode, decoder, path.read_bytes()), seconds)
     served, asked = http(path, max(1.0, seconds))
     result = {
-        "engine": f"{selection.engine.runtime} {selection.engine.precision}",
+        "engine": f"{engine.runtime} {engine.precision}",
         "forward": computed,
         "decode": decode,
         "http": served,
