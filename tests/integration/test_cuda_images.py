@@ -25,7 +25,7 @@ PLAYBOOK = """
   tasks:
     - ansible.builtin.include_role: {name: gpu_hosts.timm.inference_image}
     - ansible.builtin.copy:
-        content: "{{ inference_image_tag }}\n{{ inference_image_gateway_tag }}\n"
+        content: "{{ inference_image_tag }} {{ inference_image_gateway_tag }}"
         dest: "{{ told }}"
         mode: "0644"
 """
@@ -56,7 +56,7 @@ class Images:
         words += [f"--extra-vars={json.dumps(variables)}", str(playbook)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:]
-        tag, self._gateway = told.read_text().splitlines()
+        tag, self._gateway = told.read_text().split()
         return tag
 
     def run(self, kind: str, *arguments: str) -> tuple[Any, str]:
