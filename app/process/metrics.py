@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from app.http.negotiation import preference
+from app.process.negotiation import preference
 
 _OPENMETRICS = "application/openmetrics-text"
 _Encoder = Callable[[CollectorRegistry], bytes]
