@@ -50,7 +50,9 @@ def is_plain_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", name) is not None
 
 
-class _Part(BaseModel):
+class Strict(BaseModel):
+    """What a file of ours may say, and nothing else."""
+
     # A part of a whole is validated with it, and needs no validator of its own.
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
@@ -60,7 +62,7 @@ class _Part(BaseModel):
 _Positive = Annotated[float, Field(gt=0)]
 
 
-class Input(_Part):
+class Input(Strict):
     """How an image becomes the model's input; the words are timm's."""
 
     size: tuple[Literal[1, 3], Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
@@ -71,7 +73,7 @@ class Input(_Part):
     crop_mode: CropMode
 
 
-class Layer(_Part):
+class Layer(Strict):
     """A layer of a head that is not timm's own."""
 
     kind: Literal["linear", "batch_norm", "layer_norm"] | HeadActivation
@@ -80,7 +82,7 @@ class Layer(_Part):
     bias: bool = True
 
 
-class Design(_Part):
+class Design(Strict):
     """The network that weights belong to."""
 
     architecture: str
@@ -115,7 +117,7 @@ def make_input(values: Mapping[str, object]) -> Input:
     return inputs
 
 
-class File(_Part):
+class File(Strict):
     """A file of the bundle, by its path relative to bundle.json."""
 
     file: Annotated[str, AfterValidator(_inside)]
@@ -123,14 +125,14 @@ class File(_Part):
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Source(_Part):
+class Source(Strict):
     """The checkpoint a bundle was made from."""
 
     checkpoint: str
     sha256: str
 
 
-class Manifest(_Part):
+class Manifest(Strict):
     """The content of bundle.json."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -177,7 +179,7 @@ class Manifest(_Part):
         return json.dumps(self.model_dump(by_alias=True, exclude_none=True), indent=2, ensure_ascii=False) + "\n"
 
 
-class Ranked(_Part):
+class Ranked(Strict):
     """One class of a golden answer."""
 
     class_id: int
@@ -185,14 +187,14 @@ class Ranked(_Part):
     probability: float
 
 
-class GoldenSample(_Part):
+class GoldenSample(Strict):
     """An image and the classes it must get, best first."""
 
     file: Annotated[str, AfterValidator(_inside)]
     top: tuple[Ranked, ...]
 
 
-class Golden(_Part):
+class Golden(Strict):
     """The content of golden.json."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from app.bundle import manifest as manifests
 from app.engines.engine import Precision, Runtime, is_large
@@ -26,11 +26,7 @@ FILE_NAME = "derived.json"
 MODEL, WEIGHTS = "model.xml", "model.bin"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class Choice(_Part):
+class Choice(manifests.Strict):
     """The content of derived.json: the engine that was chosen, everything that was tried, and the files it needs."""
 
     schema_version: Literal[1] = 1
