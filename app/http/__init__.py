@@ -4,7 +4,7 @@ import importlib
 
 from pydantic import BaseModel
 
-# Half of FastAPI's import is spent on the validators of an OpenAPI document's parts, which wait until one is asked for.
+# Much of FastAPI's import goes into validators for the parts of an OpenAPI document, which wait until one is asked for.
 BaseModel.model_config["defer_build"] = True
 try:
     importlib.import_module("fastapi")

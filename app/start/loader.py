@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 # A model's thread asks for the interpreter between two operators, some hundred times in a forward. By default it would
 # wait 5 ms each time for a thread that imports or parses.
 _SWITCH_SECONDS = 0.0005
-# What a derived model is found by, and what it is compiled by.
-_FINDS, _COMPILES = ("app.start.derived",), ("app.images.decoder", "app.engines.openvino_engine")
 
 
 def _tidy_up() -> None:
@@ -32,7 +29,7 @@ def _tidy_up() -> None:
     gc.freeze()
 
 
-def _import(names: Iterable[str]) -> None:
+def _import(*names: str) -> None:
     # What cannot be imported is said by the thread, to whoever waits for the model.
     with contextlib.suppress(ImportError, OSError):
         for name in names:
@@ -62,13 +59,15 @@ class Loader:
         gc.disable()
         derived = self._has_derived()
         phase = Phases(self._phases)
-        _import(_FINDS if derived else ())
+        if derived:
+            _import("app.start.derived")
         phase.ended("import")
         sys.setswitchinterval(_SWITCH_SECONDS)
         threading.Thread(target=self._run, name="loader", daemon=True).start()
-        # Beside the proof of its files, which leaves the interpreter to others, but before HTTP: two threads that
-        # import take turns, and neither is done early.
-        _import(_COMPILES if derived else ())
+        if derived:
+            # Beside the proof of its files, which leaves the interpreter to others, but before HTTP: two threads that
+            # import take turns, and neither is done early.
+            _import("app.images.decoder", "app.engines.openvino_engine")
         self._imported.set()
 
     def _has_derived(self) -> bool:
